@@ -1,0 +1,91 @@
+"""Deterministic CBOR (RFC 8949, section 4.2.1), a small set of types, nothing laxer.
+
+What decodes encodes to the same bytes again: that one comparison refuses indefinite lengths,
+integers longer than needed, duplicate and unsorted keys, and trailing bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias, Union
+
+import cbor2
+
+from casemate.errors import MalformedError
+
+CborValue: TypeAlias = Union[
+    None, bool, int, bytes, str, Sequence["CborValue"], Mapping[str, "CborValue"]
+]
+
+_MAX_DEPTH = 16
+
+
+def encode_cbor(value: CborValue) -> bytes:
+    """Encode ``value`` deterministically: shortest forms, definite lengths, sorted keys."""
+    return cbor2.dumps(value, canonical=True)
+
+
+def decode_cbor(data: bytes, *, what: str, max_size: int) -> CborValue:
+    """Decode deterministic CBOR.
+
+    Args:
+        data: exactly one encoded item.
+        what: what it is, for messages.
+        max_size: the largest length in bytes that is looked at.
+
+    Raises:
+        MalformedError: ``encoding.cbor`` where it isn't deterministic CBOR of these types,
+            ``encoding.too-large`` where it is larger than ``max_size``.
+    """
+    if len(data) > max_size:
+        raise MalformedError(
+            "encoding.too-large",
+            f"the {what} is too large",
+            field=what,
+            expected=f"at most {max_size} bytes",
+            got=f"{len(data)} bytes",
+        )
+    try:
+        value = cbor2.loads(
+            data,
+            max_depth=_MAX_DEPTH,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+        )
+    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError) as error:
+        raise _malformed(what, str(error)) from error
+    checked = _checked(value, what)
+    if encode_cbor(checked) != data:
+        raise _malformed(what, "an encoding that isn't deterministic, or bytes after the end")
+    return checked
+
+
+def _checked(value: object, what: str) -> CborValue:
+    if value is None or isinstance(value, bool | bytes | str):
+        return value
+    if isinstance(value, int):
+        if not -(1 << 63) <= value < 1 << 64:
+            raise _malformed(what, "an integer beyond 64 bits")
+        return value
+    if isinstance(value, list):
+        return [_checked(item, what) for item in value]
+    if isinstance(value, dict):
+        checked: dict[str, CborValue] = {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise _malformed(what, f"a map key of type {type(key).__name__}")
+            checked[key] = _checked(item, what)
+        return checked
+    raise _malformed(what, f"a value of type {type(value).__name__}")
+
+
+def _malformed(what: str, got: str) -> MalformedError:
+    return MalformedError(
+        "encoding.cbor",
+        f"the {what} is not deterministic CBOR",
+        field=what,
+        expected="RFC 8949 core deterministic encoding: maps with text keys, arrays, byte and "
+        "text strings, integers of 64 bits, booleans, null",
+        got=got,
+    )
