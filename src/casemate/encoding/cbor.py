@@ -7,15 +7,15 @@ integers longer than needed, duplicate and unsorted keys, and trailing bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 import cbor2
 
 from casemate.errors import MalformedError
 
-CborValue: TypeAlias = Union[
-    None, bool, int, bytes, str, Sequence["CborValue"], Mapping[str, "CborValue"]
-]
+CborValue: TypeAlias = (
+    "bool | int | bytes | str | Sequence[CborValue] | Mapping[str, CborValue] | None"
+)
 
 _MAX_DEPTH = 16
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import NoReturn, TypeAlias, Union
+from typing import NoReturn, TypeAlias
 
 from casemate.errors import MalformedError
 
-JsonValue: TypeAlias = Union[
-    None, bool, int, float, str, list["JsonValue"], dict[str, "JsonValue"]
-]
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 
 def decode_json(data: bytes, *, what: str, max_size: int) -> JsonValue:

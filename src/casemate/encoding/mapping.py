@@ -104,5 +104,3 @@ class MapReader:
             expected=expected,
             got=got,
         )
-
-

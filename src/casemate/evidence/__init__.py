@@ -1,0 +1,5 @@
+"""Evidence: bytes to frozen reports, one module a TEE. `casemate.verify` says what is genuine."""
+
+from casemate.evidence.envelope import Evidence, Tee
+
+__all__ = ["Evidence", "Tee"]

@@ -1,0 +1,30 @@
+"""What an Attester hands out: which TEE made it, the bytes, and the endorsements beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Tee(StrEnum):
+    """Who vouches for a piece of Evidence."""
+
+    SIMULATED = "simulated"
+    """A development root: no protection at all (specs/simulated-evidence.md)."""
+    IDENTITY_KEY = "identity-key"
+    """No TEE: a long-lived key signs, and its holder is trusted by name (a pinned broker)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Evidence as it travels: unparsed, not yet verified.
+
+    Args:
+        tee: what made it, as its sender claims.
+        data: the evidence in that TEE's own format.
+        endorsements: certificates and collateral sent along, in that TEE's own format.
+    """
+
+    tee: Tee
+    data: bytes
+    endorsements: tuple[bytes, ...] = ()

@@ -1,0 +1,34 @@
+"""The stage after verification: claims that are genuine, and not yet judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
+
+from casemate.evidence import Tee
+from casemate.types import ReportData
+
+ClaimValue: TypeAlias = bool | int | str | bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedReport:
+    """Evidence whose signatures and chain hold.
+
+    Args:
+        tee: who vouches.
+        report_data: the 64 bytes that the evidence binds.
+        claims: what it says, by the names that policies use.
+
+    Does not check: whether ``report_data`` binds what the caller thinks
+    (`casemate.protocol.binding`), nor whether the claims are acceptable (`casemate.policy`).
+    """
+
+    tee: Tee
+    report_data: ReportData
+    claims: Mapping[str, ClaimValue]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "claims", MappingProxyType(dict(self.claims)))
