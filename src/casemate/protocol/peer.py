@@ -57,7 +57,7 @@ class PresentedEvidence:
                 expected=f"at most {_MAX_ENDORSEMENTS} byte strings",
                 got=f"{len(endorsements)} items",
             )
-        if tee not in Tee:
+        if tee not in {known.value for known in Tee}:
             raise MalformedError(
                 "evidence.tee",
                 "evidence of a kind that is not known here",
