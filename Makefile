@@ -5,38 +5,76 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+DATA := .cache/demo-data
 AREA ?=
-COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --no-header --no-annotate --strip-extras --allow-unsafe \
-	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+TESTS ?= tests
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --no-header --no-annotate --strip-extras \
+	--allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .PHONY: help
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(VENV)/.stamp: requirements/dev.lock pyproject.toml
+$(VENV)/.stamp: requirements/dev.lock pyproject.toml tools/setup-venv
 	@PYTHON="$(PYTHON)" tools/setup-venv $(VENV)
 	@touch $@
 
 .PHONY: setup
 setup: $(VENV)/.stamp  ## Make the virtual environment from the locked requirements
 
+$(DATA)/.stamp: src/casemate/project/demo/data.py | setup
+	@echo "==> Fetching the demo's weights and picture (once)" >&2
+	@$(BIN)/python -c 'import pathlib; from casemate.project.demo.data import ensure_demo_data; \
+	  ensure_demo_data(pathlib.Path("$(DATA)"))'
+	@touch $@
+
+.PHONY: data
+data: $(DATA)/.stamp  ## Fetch the demo's weights and picture, checked by hash
+
+.PHONY: demo
+demo: data  ## Serve a real model confidentially, classify a real picture, refuse three attacks
+	@$(BIN)/casemate demo --cache $(DATA)
+
+.PHONY: test
+test: data  ## Run the whole test suite, and the checks of style, types and floors
+	@tools/install-test-programs
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/pytest $(TESTS)
+
 .PHONY: lint
 lint: setup  ## Ruff, mypy strict, the floors
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	@$(BIN)/ruff format --check --quiet . || { echo "Run: make format" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
 .PHONY: format
-format: setup  ## Format and fix what can be fixed
+format: setup  ## Format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+.PHONY: coverage
+coverage: data  ## Run the tests under coverage
+	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage report
+
+.PHONY: bench
+bench: data  ## Measure, as ratios from one run; AREA=images runs one area
+	@$(BIN)/python -m bench $(AREA)
+
+.PHONY: vectors
+vectors: setup  ## Write the specifications' test vectors again
+	@for make in tools/make-*-vectors; do echo "$$make"; $(BIN)/python $$make; done
+
+.PHONY: proto
+proto: setup  ## Compile the protocol buffer definitions
+	$(BIN)/python tools/compile-protos
 
 .PHONY: lock
 lock: setup  ## Write the locked requirements again
 	$(BIN)/pip install --quiet pip-tools
-	$(COMPILE) --extra cli --extra image --extra client --extra serving --extra demo --extra dev -o requirements/dev.lock pyproject.toml
+	$(COMPILE) $(addprefix --extra ,cli image client serving demo dev) -o requirements/dev.lock pyproject.toml
 
-.PHONY: proto
-proto: setup  ## Compile the protocol buffer definitions
-	tools/compile-protos
+.PHONY: clean
+clean:  ## Remove everything that was made here
+	rm -rf $(VENV) .cache build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,120 @@
+"""``casemate``: the group of commands, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import NoReturn
+
+import click
+
+from casemate import __version__
+from casemate.errors import CasemateError, NotAcceptableError
+
+_COMMANDS = {
+    "key": "Make and look at key files",
+    "secret": "Make secrets in the form that a workload reads",
+    "image": "Seal a directory tree, and open what was sealed",
+    "contract": "Write down what a launcher may start",
+    "policy": "Write down who gets which secret",
+    "broker": "Hold secrets and release them to attested launchers",
+    "launch": "Attest, fetch secrets, open images, start the workload",
+    "serve": "The model server",
+    "predict": "Send a picture, print what the model sees",
+    "demo": "The whole flow on this machine, with a real model and a real picture",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are called: start-up stays short."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"casemate.cli.{cmd_name}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="See the whole flow run:  casemate demo",
+)
+@click.version_option(__version__, "-V", "--version", message="casemate %(version)s")
+def casemate() -> None:
+    """Serve machine-learning models confidentially.
+
+    An unmodified model server runs in a trusted execution environment from an encrypted root file
+    system, and gets its keys only after remote attestation.
+
+    \b
+    Exit codes: 0 accepted, 1 internal error, 2 usage, 3 malformed input, 4 not genuine,
+    5 not acceptable to the policy, 6 can't decide now (retry).
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the code that says why (STYLE: exit codes)."""
+    wants_json = "--json" in sys.argv[1:]
+    try:
+        code = casemate.main(prog_name="casemate", standalone_mode=False)
+    except CasemateError as error:
+        _show(error, wants_json=wants_json)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("casemate: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone; say nothing more
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show(error: CasemateError, *, wants_json: bool) -> None:
+    if wants_json:
+        details: dict[str, object] = dict(error.as_dict())
+        if isinstance(error, NotAcceptableError):
+            details["mismatches"] = [
+                {
+                    "where": mismatch.where,
+                    "field": mismatch.field,
+                    "expected": mismatch.expected,
+                    "got": mismatch.got,
+                    "remedy": mismatch.remedy,
+                }
+                for mismatch in error.mismatches
+            ]
+        click.echo(json.dumps({"error": details}))
+    click.echo(f"casemate: {error.cause}: {error.message} [{error.code}]", err=True)
+    for label, text in (
+        ("field", error.field),
+        ("expected", error.expected),
+        ("got", error.got),
+    ):
+        if text is not None:
+            click.echo(f"  {label + ':':<10}{text}", err=True)
+    if isinstance(error, NotAcceptableError):
+        for mismatch in error.mismatches:
+            click.echo(f"  - {mismatch}", err=True)
+    if error.remedy is not None:
+        click.echo(f"  {'remedy:':<10}{error.remedy}", err=True)
+
+
+if __name__ == "__main__":
+    main()
