@@ -1,0 +1,49 @@
+"""What the documents say of the repository holds."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    path
+    for folder in (".", "docs", "specs", "requirements")
+    for path in (ROOT / folder).glob("**/*.md" if folder != "." else "*.md")
+)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            assert (document.parent / target).exists(), target
+
+
+def test_every_promise_of_the_threat_model_has_its_attack():
+    text = (ROOT / "docs" / "threat-model.md").read_text()
+    promises = re.findall(r"^\| (P\d+) \|.*\| ([^|]+) \|$", text, re.MULTILINE)
+
+    assert [name for name, _ in promises] == [f"P{n}" for n in range(1, len(promises) + 1)]
+    for name, tests in promises:
+        for test in re.findall(r"`(\w+)`", tests):
+            assert (ROOT / "tests" / "attacks" / f"{test}.py").is_file(), f"{name}: {test}"
+
+
+def test_every_attack_is_named_in_the_threat_model():
+    text = (ROOT / "docs" / "threat-model.md").read_text()
+
+    for path in (ROOT / "tests" / "attacks").glob("test_*.py"):
+        assert f"`{path.stem}`" in text, path.name
+
+
+def test_nothing_tracked_names_a_machine_or_a_registry():
+    words = r"(^|[^A-Za-z0-9_.~-])/(work|farm|root/\.pyenv)/|pypi\.org|files\.pythonhosted"
+    found = subprocess.run(
+        ["git", "grep", "-lE", words, "--", ".", ":!tests/docs"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if found.returncode > 1:
+        pytest.skip("not a git checkout")
+    assert found.stdout == ""
