@@ -50,6 +50,13 @@ class MapReader:
             raise self._wrong(self.name(field), kind.__name__, value)
         return value
 
+    def take_any(self, field: str) -> object:
+        """The value of a required field, whatever its type; the caller checks it."""
+        value = self._rest.pop(field, None)
+        if value is None:
+            raise self._wrong(self.name(field), "a value", None)
+        return value
+
     def take_list(self, field: str) -> list[object]:
         """The elements of a required array."""
         value = self._rest.pop(field, None)

@@ -1,0 +1,103 @@
+"""Appraisal: hold a verified report against a policy, and report every mismatch at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from casemate.errors import InternalError, Mismatch, NotAcceptableError
+from casemate.policy.constraint import describe, holds, show
+from casemate.policy.document import Alternative, Policy
+from casemate.types import Sha384
+from casemate.verify import ClaimValue, VerifiedReport
+
+_APPRAISED_HERE = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppraisedReport:
+    """A genuine report that a policy accepts. Only `appraise` makes one.
+
+    Args:
+        report: the genuine report.
+        policy: the name of the policy that holds.
+        alternative: which of its alternatives, from 0.
+        launch: SHA-384 of the launch contract that the peer's evidence binds, if any.
+    """
+
+    report: VerifiedReport
+    policy: str
+    alternative: int
+    launch: Sha384 | None
+    _proof: object = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self._proof is not _APPRAISED_HERE:
+            raise InternalError(
+                "policy.forged", "an AppraisedReport is only made by casemate.policy.appraise"
+            )
+
+
+def appraise(policy: Policy, report: VerifiedReport, *, launch: Sha384 | None) -> AppraisedReport:
+    """Hold a report against a policy.
+
+    Args:
+        policy: any one of its alternatives may hold.
+        report: genuine claims.
+        launch: SHA-384 of the launch contract, from claims that are bound to the evidence.
+
+    Raises:
+        NotAcceptableError: ``policy.mismatch`` with every mismatch of every alternative.
+
+    Does not check: freshness and binding (`casemate.protocol.verify_peer` did).
+    """
+    claims: dict[str, ClaimValue] = dict(report.claims)
+    if launch is not None:
+        claims["launch"] = bytes(launch)
+    mismatches: list[Mismatch] = []
+    for index, alternative in enumerate(policy.alternatives):
+        found = _mismatches(f"{policy.name}[{index}]", alternative, report, claims)
+        if not found:
+            return AppraisedReport(
+                report=report,
+                policy=policy.name,
+                alternative=index,
+                launch=launch,
+                _proof=_APPRAISED_HERE,
+            )
+        mismatches += found
+    raise NotAcceptableError(
+        "policy.mismatch",
+        f"no alternative of the policy {policy.name} holds",
+        field=mismatches[0].field,
+        mismatches=tuple(mismatches),
+        remedy=mismatches[0].remedy,
+    )
+
+
+def _mismatches(
+    where: str,
+    alternative: Alternative,
+    report: VerifiedReport,
+    claims: dict[str, ClaimValue],
+) -> list[Mismatch]:
+    if alternative.tee is not report.tee:
+        return [
+            Mismatch(
+                where=where,
+                field="tee",
+                expected=alternative.tee,
+                got=report.tee,
+                remedy="Add an alternative for this TEE, if it is to be trusted.",
+            )
+        ]
+    return [
+        Mismatch(
+            where=where,
+            field=constrained.name,
+            expected=describe(constrained, constraint),
+            got=show(claims.get(constrained.name)),
+            remedy=constrained.remedy,
+        )
+        for constrained, constraint in alternative.fields()
+        if not holds(constrained, constraint, claims.get(constrained.name))
+    ]

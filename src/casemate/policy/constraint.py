@@ -1,0 +1,154 @@
+"""Typed constraints: exactly, any of, at least, or unchecked for a stated reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from casemate.encoding import MapReader, decode_hex
+from casemate.errors import MalformedError
+from casemate.policy.fields import Field, Kind
+from casemate.types import sha256
+from casemate.verify import ClaimValue
+
+_MAX_VALUES = 1024
+_MAX_KEY_SIZE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """The claim must equal one of these; a single one is what ``exactly`` means."""
+
+    values: tuple[ClaimValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """The claim, an unsigned integer, must be this or more."""
+
+    minimum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unchecked:
+    """The claim isn't looked at, and this is why."""
+
+    reason: str
+
+
+Constraint: TypeAlias = AnyOf | AtLeast | Unchecked
+
+
+def parse_constraint(field: Field, table: MapReader) -> Constraint:
+    """Read the constraint on ``field``.
+
+    Raises:
+        MalformedError: it is none of the forms, of the wrong type, or ``unchecked`` where the
+            field must be checked.
+
+    Source: specs/release-policy.md, "Constraints".
+    """
+    where = table.name("")[:-1]
+    keys = table.keys()
+    if len(keys) != 1 or keys[0] not in {"exactly", "any_of", "at_least", "unchecked"}:
+        raise MalformedError(
+            "policy.constraint",
+            f"{where} is not a constraint",
+            field=where,
+            expected="exactly one of: exactly, any_of, at_least, unchecked",
+            got=", ".join(keys) or "nothing",
+        )
+    match keys[0]:
+        case "exactly":
+            return AnyOf((_value(field, table.take_any("exactly"), where),))
+        case "any_of":
+            values = table.take_list("any_of")
+            if not 0 < len(values) <= _MAX_VALUES:
+                raise _wrong(where, f"1 to {_MAX_VALUES} values", f"{len(values)}")
+            parsed = tuple(_value(field, value, where) for value in values)
+            if len(set(parsed)) != len(parsed):
+                raise _wrong(where, "values that differ", "a value twice")
+            return AnyOf(parsed)
+        case "at_least":
+            minimum = table.take("at_least", int)
+            if field.kind is not Kind.UINT or minimum < 0:
+                raise _wrong(where, "at_least only for unsigned integers", field.kind)
+            return AtLeast(minimum)
+        case _:
+            reason = table.take("unchecked", str)
+            if field.must_check or not reason.strip():
+                raise _wrong(
+                    where,
+                    "a check: this field can't go unchecked" if field.must_check else "a reason",
+                    f"unchecked = {reason!r}",
+                )
+            return Unchecked(reason)
+
+
+def describe(field: Field, constraint: Constraint) -> str:
+    """The constraint in words, for people."""
+    match constraint:
+        case AnyOf(values):
+            return " or ".join(show(_claimed(field, value)) for value in values)
+        case AtLeast(minimum):
+            return f"at least {minimum}"
+        case Unchecked(reason):
+            return f"anything ({reason})"
+
+
+def holds(field: Field, constraint: Constraint, claim: ClaimValue | None) -> bool:
+    """Whether the claim meets the constraint. For `appraise` alone: it collects every mismatch."""
+    match constraint:
+        case Unchecked():
+            return True
+        case AtLeast(minimum):
+            return isinstance(claim, int) and not isinstance(claim, bool) and claim >= minimum
+        case AnyOf(values):
+            # Types are compared too: in Python, True equals 1.
+            return any(
+                type(wanted) is type(claim) and wanted == claim
+                for wanted in (_claimed(field, value) for value in values)
+            )
+
+
+def show(value: ClaimValue | None) -> str:
+    """A claim as people read it: bytes in hex."""
+    match value:
+        case None:
+            return "absent"
+        case bytes():
+            return value.hex()
+        case bool():
+            return "true" if value else "false"
+        case _:
+            return str(value)
+
+
+def _claimed(field: Field, value: ClaimValue) -> ClaimValue:
+    """The claim that evidence makes where the policy writes ``value``."""
+    if field.kind is Kind.PUBLIC_KEY and isinstance(value, bytes):
+        return bytes(sha256(value))
+    return value
+
+
+def _value(field: Field, value: object, where: str) -> ClaimValue:
+    match field.kind, value:
+        case Kind.DIGEST, str():
+            return decode_hex(value, field=where, length=field.length)
+        case Kind.PUBLIC_KEY, str() if 0 < len(value) <= 2 * _MAX_KEY_SIZE:
+            return decode_hex(value, field=where)
+        case Kind.BOOL, bool():
+            return value
+        case Kind.UINT, int() if not isinstance(value, bool) and value >= 0:
+            return value
+    raise _wrong(where, f"a {field.kind}", type(value).__name__)
+
+
+def _wrong(where: str, expected: str, got: str) -> MalformedError:
+    return MalformedError(
+        "policy.constraint",
+        f"the constraint {where} can't be right",
+        field=where,
+        expected=expected,
+        got=got,
+    )

@@ -1,0 +1,227 @@
+"""The policy document: TOML to frozen policies, and back.
+
+A secret names the policies that must all hold; a policy lists alternatives, one of which must
+hold; an alternative constrains every field of one TEE.
+
+Source: specs/release-policy.md.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from casemate.encoding import MapReader
+from casemate.errors import MalformedError
+from casemate.evidence import Tee
+from casemate.policy.constraint import AnyOf, AtLeast, Constraint, Unchecked, parse_constraint
+from casemate.policy.fields import FIELDS, Field, Kind
+from casemate.verify import ClaimValue, TrustAnchors
+
+MAX_SIZE = 1024 * 1024
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", re.ASCII)
+"""Names of secrets and policies: also safe as file names."""
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """One way to satisfy a policy: a TEE, and a constraint on each of its fields."""
+
+    tee: Tee
+    constraints: Mapping[str, Constraint]
+
+    def fields(self) -> Iterator[tuple[Field, Constraint]]:
+        """Every field of the TEE with its constraint."""
+        for field in FIELDS[self.tee]:
+            yield field, self.constraints[field.name]
+
+    def public_keys(self) -> tuple[bytes, ...]:
+        """The trust anchors that this alternative names: DER SubjectPublicKeyInfo."""
+        return tuple(
+            value
+            for field, constraint in self.fields()
+            if field.kind is Kind.PUBLIC_KEY and isinstance(constraint, AnyOf)
+            for value in constraint.values
+            if isinstance(value, bytes)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A named policy: any one alternative may hold."""
+
+    name: str
+    alternatives: tuple[Alternative, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyDocument:
+    """Every policy, and which of them each secret demands.
+
+    Args:
+        policies: by name.
+        secrets: secret name to the names of the policies that must all hold.
+    """
+
+    policies: Mapping[str, Policy]
+    secrets: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def parse(cls, text: str) -> PolicyDocument:
+        """Parse a policy document.
+
+        Args:
+            text: TOML, at most 1 MiB.
+
+        Raises:
+            MalformedError: with the full name of the offending field.
+        """
+        if len(text) > MAX_SIZE:
+            raise _wrong("policy", f"at most {MAX_SIZE} characters", f"{len(text)}")
+        try:
+            top = MapReader(tomllib.loads(text), what="policy")
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise _wrong("policy", "TOML", str(error)) from error
+        version = top.take("version", int)
+        if version != _VERSION:
+            raise _wrong("policy.version", str(_VERSION), str(version))
+        policies = {
+            name: _parse_policy(name, table) for name, table in _tables(top.take_map("policies"))
+        }
+        secrets = {
+            name: _parse_secret(name, table, policies)
+            for name, table in _tables(top.take_optional_map("secrets"))
+        }
+        top.finish()
+        if not policies:
+            raise _wrong("policies", "at least one policy", "none")
+        return cls(policies=MappingProxyType(policies), secrets=MappingProxyType(secrets))
+
+    def render(self) -> str:
+        """The document as TOML that parses to the same again."""
+        lines = [f"version = {_VERSION}", ""]
+        for name, demanded in self.secrets.items():
+            names = ", ".join(f'"{policy}"' for policy in demanded)
+            lines += [f'[secrets."{name}"]', f"policies = [{names}]", ""]
+        for policy in self.policies.values():
+            for alternative in policy.alternatives:
+                lines += [
+                    f'[[policies."{policy.name}".alternatives]]',
+                    f'tee = "{alternative.tee}"',
+                ]
+                lines += [
+                    f"{field.name} = {{ {_render(constraint)} }}"
+                    for field, constraint in alternative.fields()
+                ]
+                lines.append("")
+        return "\n".join(lines)
+
+    def trust_anchors(self) -> TrustAnchors:
+        """The keys that the policies name, for the verifier. There are no others."""
+        keys: dict[Tee, list[bytes]] = {tee: [] for tee in Tee}
+        for policy in self.policies.values():
+            for alternative in policy.alternatives:
+                keys[alternative.tee] += alternative.public_keys()
+        return TrustAnchors(
+            development_roots=tuple(dict.fromkeys(keys[Tee.SIMULATED])),
+            identity_keys=tuple(dict.fromkeys(keys[Tee.IDENTITY_KEY])),
+        )
+
+
+def _tables(tables: MapReader | None) -> Iterator[tuple[str, MapReader]]:
+    for name in tables.keys() if tables is not None else ():
+        assert tables is not None
+        if not NAME.match(name):
+            raise _wrong(tables.name(name), "letters, digits, '.', '_' and '-', at most 64", name)
+        yield name, tables.take_map(name)
+
+
+def _parse_policy(name: str, table: MapReader) -> Policy:
+    where = f"policies.{name}.alternatives"
+    alternatives = tuple(
+        _parse_alternative(MapReader(value, what=f"{where}[{index}]"))
+        for index, value in enumerate(table.take_list("alternatives"))
+    )
+    table.finish()
+    if not alternatives:
+        raise _wrong(where, "at least one alternative", "none")
+    return Policy(name=name, alternatives=alternatives)
+
+
+def _parse_alternative(table: MapReader) -> Alternative:
+    name = table.take("tee", str)
+    if name not in {tee.value for tee in Tee}:
+        raise _wrong(table.name("tee"), " or ".join(Tee), name)
+    tee = Tee(name)
+    named = table.keys()
+    missing = [field.name for field in FIELDS[tee] if field.name not in named]
+    if missing:
+        raise MalformedError(
+            "policy.unconstrained",
+            f"{table.name('')[:-1]} says nothing about {', '.join(missing)}",
+            field=table.name(missing[0]),
+            expected='a constraint on every field, or unchecked = "reason"',
+            got="nothing",
+            remedy="Nothing is unchecked by omission: constrain the field, or say why not.",
+        )
+    constraints = {
+        field.name: parse_constraint(field, table.take_map(field.name)) for field in FIELDS[tee]
+    }
+    table.finish()
+    return Alternative(tee=tee, constraints=MappingProxyType(constraints))
+
+
+def _parse_secret(name: str, table: MapReader, policies: Mapping[str, Policy]) -> tuple[str, ...]:
+    demanded = table.take_texts("policies")
+    table.finish()
+    where = f"secrets.{name}.policies"
+    if not demanded:
+        raise _wrong(where, "at least one policy", "none")
+    for policy in demanded:
+        if policy not in policies:
+            raise _wrong(where, " or ".join(policies) or "a policy of this document", policy)
+    if len(set(demanded)) != len(demanded):
+        raise _wrong(where, "policies that differ", "a policy twice")
+    return demanded
+
+
+def _render(constraint: Constraint) -> str:
+    match constraint:
+        case AnyOf((value,)):
+            return f"exactly = {_render_value(value)}"
+        case AnyOf(values):
+            return f"any_of = [{', '.join(_render_value(value) for value in values)}]"
+        case AtLeast(minimum):
+            return f"at_least = {minimum}"
+        case Unchecked(reason):
+            return f"unchecked = {_render_value(reason)}"
+
+
+def _render_value(value: ClaimValue) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case bytes():
+            return f'"{value.hex()}"'
+        case str():
+            escaped = "".join(
+                f"\\u{ord(c):04X}" if c in '"\\' or ord(c) < 32 or ord(c) == 127 else c
+                for c in value
+            )
+            return f'"{escaped}"'
+
+
+def _wrong(field: str, expected: str, got: str) -> MalformedError:
+    return MalformedError(
+        "policy.malformed",
+        f"the policy document is wrong at {field}",
+        field=field,
+        expected=expected,
+        got=got,
+    )
