@@ -1,0 +1,1 @@
+"""Sealed images: one encrypted, authenticated file that holds a directory tree."""

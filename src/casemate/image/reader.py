@@ -1,0 +1,430 @@
+"""Open a sealed image and read from it at random: the right bytes, or an error, never others.
+
+The file's bytes come from an untrusted host. They are read into memory of our own first and
+checked there (never mapped: the host could change or cut a mapped file between check and use).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from casemate.errors import (
+    CasemateError,
+    MalformedError,
+    NotGenuineError,
+    UnavailableError,
+    UsageError,
+)
+from casemate.image.format import (
+    CHUNK_SIZE,
+    PAYLOAD_START,
+    TAG_SIZE,
+    Header,
+    Prologue,
+    TocEntry,
+    parse_header,
+    parse_prologue,
+    parse_toc,
+)
+from casemate.image.keys import ContentKey, unwrap_content_key
+from casemate.image.payload import Layout, check_frame, lay_out, tree_entry
+from casemate.image.tree import EntryKind
+from casemate.image.workers import Meter, Progress, Step, run_steps
+from casemate.types import Secret, Sha384, sha384
+
+_CACHED_CHUNKS = 16
+
+
+class ImageFile:
+    """A sealed image's file and header, before any key: what anyone can see of it.
+
+    Args:
+        path: the file.
+
+    Raises:
+        MalformedError: ``image.magic``, ``image.header``, ``image.version``, ``image.size``,
+            ``encoding.*``: see ``casemate.image.format``.
+        UnavailableError: ``image.unreadable``.
+        NotGenuineError: ``image.tags`` where the table of tags isn't the one the header names.
+
+    Does not check: the content; nothing of it is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        try:
+            self.prologue: Prologue = parse_prologue(self._first_bytes())
+            self.header: Header = parse_header(self.prologue.header)
+            self._check_size()
+            self.tags: bytes = self._read_tags()
+        except CasemateError as error:
+            os.close(self._descriptor)
+            error.message = f"{path}: {error.message}"
+            raise
+        self.id: Sha384 = sha384(self.prologue.header)
+
+    def close(self) -> None:
+        """Let go of the file. Reading afterwards is an error."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def read_into(self, buffer: memoryview, position: int, what: str) -> None:
+        """Fill ``buffer`` from the file.
+
+        Raises:
+            NotGenuineError: ``image.truncated`` where the file is shorter than it was.
+            UnavailableError: ``image.unreadable``.
+        """
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self._descriptor, [buffer[done:]], position + done)
+            except OSError as error:
+                raise _unreadable(self.path, error, what) from error
+            if count == 0:
+                raise NotGenuineError(
+                    "image.truncated",
+                    f"{self.path} was cut while it was open: {what} is missing",
+                    field=what,
+                    expected=f"{len(buffer)} bytes at {position}",
+                    got=f"{done} bytes",
+                    remedy="Copy the image to this machine again, and leave it alone while in use.",
+                )
+            done += count
+
+    def _first_bytes(self) -> bytes:
+        try:
+            return os.pread(self._descriptor, PAYLOAD_START, 0)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+
+    def _check_size(self) -> None:
+        got = os.fstat(self._descriptor).st_size
+        if got != self.header.file_size:
+            raise MalformedError(
+                "image.size",
+                "the file hasn't the length its header tells",
+                field="file size",
+                expected=f"{self.header.file_size} bytes",
+                got=f"{got} bytes",
+                remedy="Copy the image again; it was cut, or something was added to it.",
+            )
+
+    def _read_tags(self) -> bytes:
+        tags = bytearray(TAG_SIZE * self.header.chunks)
+        self.read_into(memoryview(tags), self.header.tags_start, "the table of tags")
+        digest = sha384(bytes(tags))
+        if digest != self.header.tags_digest:
+            raise NotGenuineError(
+                "image.tags",
+                "the image's table of tags was changed",
+                field="tags-digest",
+                expected=str(self.header.tags_digest),
+                got=str(digest),
+                remedy="Get the image again from whoever sealed it.",
+            )
+        return bytes(tags)
+
+
+class SealedImage:
+    """An open sealed image. Any number of threads may read from one. A context manager.
+
+    Made by :func:`open_image`.
+
+    Attributes:
+        path: the file.
+        id: SHA-384 of its header.
+        header: what it says of itself.
+        entries: path → entry, in the order of the table of contents.
+    """
+
+    def __init__(self, file: ImageFile, content: ContentKey) -> None:
+        self.path: Path = file.path
+        self.id: Sha384 = file.id
+        self.header: Header = file.header
+        self._file = file
+        self._cipher = AESGCM(content.value.reveal())
+        self._data = content.associated_data(
+            payload_size=file.header.payload_size, toc_size=file.header.toc_size
+        )
+        self._scratch = threading.local()
+        self._cache: OrderedDict[int, bytearray] = OrderedDict()
+        self._cache_lock = threading.Lock()
+        entries = parse_toc(self._toc(), payload_size=file.header.payload_size)
+        self.entries: Mapping[str, TocEntry] = MappingProxyType({e.path: e for e in entries})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[TocEntry]:
+        return iter(self.entries.values())
+
+    def close(self) -> None:
+        """Let go of the file and of decrypted chunks."""
+        self._file.close()
+        with self._cache_lock:
+            self._cache.clear()
+
+    def entry(self, path: str) -> TocEntry:
+        """The entry at ``path``; links are not followed.
+
+        Raises:
+            UsageError: ``image.no-entry``.
+        """
+        found = self.entries.get(path)
+        if found is None:
+            raise UsageError(
+                "image.no-entry",
+                f"{self.path} has no entry {path}",
+                field=path,
+                remedy="List what there is with `casemate image ls`.",
+            )
+        return found
+
+    def content_of(self, entry: TocEntry) -> TocEntry:
+        """The file that holds the content of ``entry``: itself, or what a hard link shares."""
+        return self.entries[entry.target] if entry.kind is EntryKind.HARDLINK else entry
+
+    def read_file(self, entry: TocEntry | str, offset: int = 0, length: int | None = None) -> bytes:
+        """Content of a file.
+
+        Args:
+            entry: the file, a hard link to it, or its path.
+            offset: where to begin, in bytes; beyond the end gives nothing.
+            length: how much, at most; None for all that is left.
+
+        Raises:
+            NotGenuineError: ``image.chunk-corrupt``, ``image.truncated``.
+            UnavailableError: ``image.unreadable``.
+            UsageError: ``image.no-entry``, also for what isn't a file.
+        """
+        found = self.entry(entry) if isinstance(entry, str) else entry
+        size = self.content_of(found).size
+        rest = max(size - offset, 0)
+        buffer = bytearray(rest if length is None else min(length, rest))
+        self.pread_into(found, memoryview(buffer), offset)
+        return bytes(buffer)
+
+    def pread_into(self, entry: TocEntry, buffer: memoryview, offset: int) -> int:
+        """Read a file's content into ``buffer``, whole chunks decrypted straight into it.
+
+        Args:
+            entry: a file, or a hard link to one.
+            buffer: where to; as much as fits or is there.
+            offset: where in the file to begin, in bytes.
+
+        Returns:
+            How many bytes were read: less than asked for only at the file's end.
+
+        Raises:
+            NotGenuineError, UnavailableError, UsageError: as :meth:`read_file`. The buffer then
+                holds nothing of use.
+        """
+        held = self.content_of(entry)
+        if held.kind is not EntryKind.FILE or offset < 0:
+            raise UsageError(
+                "image.no-entry",
+                f"{entry.path} in {self.path} can't be read from",
+                field=entry.path,
+                expected="a file, and an offset of 0 or more",
+                got=f"a {held.kind.value}, offset {offset}",
+            )
+        length = max(0, min(len(buffer), held.size - offset))
+        start = held.offset + offset
+        end = start + length
+        position = start
+        while position < end:
+            index, skip = divmod(position, CHUNK_SIZE)
+            size = self.header.chunk_span(index)[1]
+            take = min(size - skip, end - position)
+            target = buffer[position - start : position - start + take]
+            if take == size:
+                self._decrypt(index, target)
+            else:
+                target[:] = memoryview(self._cached(index))[skip : skip + take]
+            position += take
+        return length
+
+    def verify_all(self, *, threads: int = 2, progress: Progress | None = None) -> None:
+        """Read everything: every chunk's tag, and that the archive is what the contents say.
+
+        Args:
+            threads: how many to use.
+            progress: called with (bytes done, bytes to do).
+
+        Raises:
+            NotGenuineError: ``image.chunk-corrupt`` or ``image.truncated`` naming the chunk.
+            MalformedError: ``image.frame`` where tar archive and table of contents differ, which
+                only a holder of the key can bring about.
+            UnavailableError: ``image.unreadable``.
+        """
+        layout = lay_out(tuple(map(tree_entry, self)))
+        expected = {e.path: c for e, c in zip(layout.entries, layout.contents, strict=True)}
+        for entry in self:
+            if entry.kind is EntryKind.FILE and entry.offset != expected[entry.path]:
+                raise self._frame(entry.path)
+        if layout.size != self.header.payload_size:
+            raise self._frame("the end of the archive")
+        chunks = self.header.payload_chunks
+        meter = Meter(self.header.payload_size, progress)
+        run_steps(chunks, threads, meter, lambda: self._verifier(layout))
+
+    @contextmanager
+    def _verifier(self, layout: Layout) -> Iterator[Step]:
+        buffer = memoryview(bytearray(CHUNK_SIZE))
+
+        def step(index: int) -> int:
+            size = self.header.chunk_span(index)[1]
+            self._decrypt(index, buffer[:size])
+            wrong = check_frame(layout, buffer[:size], index * CHUNK_SIZE)
+            if wrong is not None:
+                raise self._frame(wrong)
+            return size
+
+        yield step
+
+    def _toc(self) -> bytes:
+        header = self.header
+        toc = bytearray(header.toc_size)
+        view = memoryview(toc)
+        for index in range(header.payload_chunks, header.chunks):
+            start = (index - header.payload_chunks) * CHUNK_SIZE
+            self._decrypt(index, view[start : start + CHUNK_SIZE])
+        return bytes(toc)
+
+    def _cached(self, index: int) -> bytearray:
+        with self._cache_lock:
+            found = self._cache.get(index)
+            if found is not None:
+                self._cache.move_to_end(index)
+                return found
+        chunk = bytearray(self.header.chunk_span(index)[1])
+        self._decrypt(index, memoryview(chunk))
+        with self._cache_lock:
+            self._cache[index] = chunk
+            while len(self._cache) > _CACHED_CHUNKS:
+                self._cache.popitem(last=False)
+        return chunk
+
+    def _decrypt(self, index: int, out: memoryview) -> None:
+        """Decrypt chunk ``index`` into ``out``, which has exactly its length."""
+        scratch = getattr(self._scratch, "buffer", None)
+        if scratch is None:
+            scratch = self._scratch.buffer = memoryview(bytearray(CHUNK_SIZE + TAG_SIZE))
+        position, size = self.header.chunk_span(index)
+        sealed = scratch[: size + TAG_SIZE]
+        self._file.read_into(sealed[:size], position, f"chunk {index}")
+        sealed[size:] = self._file.tags[TAG_SIZE * index : TAG_SIZE * (index + 1)]
+        try:
+            self._cipher.decrypt_into(index.to_bytes(12, "big"), sealed, self._data, out)
+        except InvalidTag as error:
+            in_toc = index >= self.header.payload_chunks
+            raise NotGenuineError(
+                "image.toc-corrupt" if in_toc else "image.chunk-corrupt",
+                f"{self.path}: chunk {index} was changed"
+                + (" (it holds the table of contents)" if in_toc else ""),
+                field=f"chunk {index}",
+                expected="bytes that fit the chunk's tag",
+                got="others",
+                remedy="Get the image again from whoever sealed it.",
+            ) from error
+
+    def _frame(self, where: str) -> MalformedError:
+        return MalformedError(
+            "image.frame",
+            f"{self.path}: the archive and the table of contents differ",
+            field=where,
+            expected="what the table of contents says",
+            got="another tar header, padding or place",
+            remedy="Seal the tree again; whoever made this image didn't follow the format.",
+        )
+
+
+def open_image(
+    path: Path, key: Secret, expected_id: Sha384 | None = None, *, slot: bytes | None = None
+) -> SealedImage:
+    """Open a sealed image.
+
+    Takes milliseconds at any size: reads header, tags and table of contents, not the content.
+
+    Args:
+        path: the image file.
+        key: the image key, 16 or 32 bytes.
+        expected_id: which image it must be, from a launch contract. None accepts any image that
+            was sealed under the key, an older one too: encryption alone can't tell.
+        slot: a key slot to use in place of the file's, where the key was changed; 40 bytes.
+
+    Raises:
+        MalformedError: where the file isn't a sealed image (see :class:`ImageFile`), or its table
+            of contents is malformed: ``image.toc``.
+        NotGenuineError: ``image.id`` for another image than expected, ``image.wrong-key``,
+            ``image.key-commitment``, ``image.tags``, ``image.toc-corrupt``, ``image.truncated``.
+        UnavailableError: ``image.unreadable``.
+
+    Source: specs/sealed-image.md, "Opening".
+    Does not check: the payload's chunks; each is checked when it is read, all by ``verify_all``.
+    """
+    # 1. Prologue, header, length, table of tags.
+    file = ImageFile(path)
+    try:
+        # 2. Which image it is, before any key is used on it.
+        if expected_id is not None and file.id != expected_id:
+            raise NotGenuineError(
+                "image.id",
+                "this is another image than the one expected",
+                field="image id",
+                expected=str(expected_id),
+                got=str(file.id),
+                remedy="Use the image that the launch contract names, or write a new contract.",
+            )
+        # 3. The content key, from the slot; it must be the one that the header commits to.
+        content = unwrap_content_key(
+            file.prologue.slot if slot is None else slot,
+            key,
+            salt=file.header.salt,
+            commitment=file.header.key_commitment,
+        )
+        # 4. The table of contents.
+        return SealedImage(file, content)
+    except CasemateError as error:
+        file.close()
+        if not error.message.startswith(f"{path}"):
+            error.message = f"{path}: {error.message}"
+        raise
+
+
+def _unreadable(path: Path, error: OSError, what: str | None = None) -> CasemateError:
+    kind = (
+        UsageError if isinstance(error, FileNotFoundError | PermissionError) else UnavailableError
+    )
+    return kind(
+        "image.unreadable",
+        f"{path} can't be read" + (f": {what}" if what else ""),
+        field=what or str(path),
+        expected="a file that can be read",
+        got=os.strerror(error.errno or 0),
+        remedy="Check that the file is there and that you may read it.",
+    )
