@@ -32,24 +32,18 @@ from casemate.evidence.simulated import (
     encode_simulated_evidence,
     encode_simulated_report,
 )
-from casemate.types import ReportData, Sha256, Sha384, sha256
+from casemate.types import ReportData, Sha256, Sha384, sha256, sha384
 
 SVN = 1
 """Security version number of the launcher. Raise it with every fix that policies should demand."""
 
-_MEASURED_PACKAGES = (
-    "channel",
-    "encoding",
-    "errors",
-    "evidence",
-    "image",
-    "launcher",
-    "policy",
-    "protocol",
-    "tee",
-    "types",
-    "verify",
+# fmt: off
+_COMMON_PACKAGES = (
+    "channel", "encoding", "errors", "evidence", "policy", "protocol", "tee", "types", "verify",
 )
+_LAUNCHER_PACKAGES = (*_COMMON_PACKAGES, "image", "launcher")
+_BROKER_PACKAGES = (*_COMMON_PACKAGES, "broker")
+# fmt: on
 _MEASURED_DISTRIBUTIONS = (
     "cbor2",
     "cffi",
@@ -152,16 +146,26 @@ def measure_launcher(package: Path | None = None) -> Sha384:
     Source: specs/simulated-evidence.md, "Measurement".
     """
     root = package or Path(casemate.__file__).parent
-    lines = sorted(
-        f"{name} {hashlib.file_digest(path.open('rb'), 'sha256').hexdigest()}\n"
-        for name, path in _measured_files(root)
-    )
-    return Sha384(hashlib.sha384("".join(lines).encode()).digest())
+    return _measure(root, _LAUNCHER_PACKAGES)
 
 
-def _measured_files(root: Path) -> Iterator[tuple[str, Path]]:
+def measure_broker() -> Sha384:
+    """Measure the running broker the same way, over its own packages."""
+    return _measure(Path(casemate.__file__).parent, _BROKER_PACKAGES)
+
+
+def _measure(root: Path, packages: tuple[str, ...]) -> Sha384:
+    lines = []
+    for name, path in _measured_files(root, packages):
+        with path.open("rb") as file:
+            lines.append(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n")
+    lines.sort()
+    return sha384("".join(lines).encode())
+
+
+def _measured_files(root: Path, packages: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
     yield "casemate/__init__.py", root / "__init__.py"
-    for package in _MEASURED_PACKAGES:
+    for package in packages:
         for path in (root / package).rglob("*"):
             if path.suffix in _CODE_SUFFIXES:
                 yield f"casemate/{path.relative_to(root).as_posix()}", path

@@ -1,0 +1,76 @@
+"""The audit trail: a JSON line for every connection, release and refusal; never a secret."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import TextIO
+
+from casemate.errors import CasemateError, NotAcceptableError
+from casemate.policy.constraint import show
+from casemate.protocol import VerifiedPeer
+
+_MAX_TEXT = 4096
+
+
+class AuditTrail:
+    """Write audit lines to a stream. Safe to call from any thread.
+
+    Args:
+        stream: where lines go; each is flushed, so that a crash loses none.
+        clock: gives the time, with its zone.
+    """
+
+    def __init__(self, stream: TextIO, clock: Callable[[], datetime.datetime]) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def write(self, event: str, correlation_id: str, peer: str, **details: object) -> None:
+        """Write one line; values of ``details`` that are None are left out.
+
+        Args:
+            event: what happened: ``released``, ``refused``, ``opened``, ``closed``.
+            correlation_id: names the connection, to the peer too.
+            peer: its network address.
+            details: further JSON-ready values.
+        """
+        line = {
+            "time": self._clock().isoformat(timespec="milliseconds"),
+            "event": event,
+            "correlation_id": correlation_id,
+            "peer": peer,
+            **{key: value for key, value in details.items() if value is not None},
+        }
+        text = json.dumps(line, ensure_ascii=True)
+        with self._lock:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
+
+def describe_peer(peer: VerifiedPeer | None) -> dict[str, str] | None:
+    """A verified peer's claims, readable, for an audit line."""
+    if peer is None:
+        return None
+    claims = {name: show(value) for name, value in peer.report.claims.items()}
+    launch = peer.claims.launch
+    return {"tee": peer.report.tee.value, **claims, "launch": show(launch)}
+
+
+def describe_error(error: CasemateError) -> Mapping[str, object]:
+    """An error with everything that explains it, for an audit line."""
+    details: dict[str, object] = {key: value[:_MAX_TEXT] for key, value in error.as_dict().items()}
+    if isinstance(error, NotAcceptableError):
+        details["mismatches"] = [
+            {
+                "where": mismatch.where,
+                "field": mismatch.field,
+                "expected": mismatch.expected[:_MAX_TEXT],
+                "got": mismatch.got[:_MAX_TEXT],
+                "remedy": mismatch.remedy,
+            }
+            for mismatch in error.mismatches
+        ]
+    return details

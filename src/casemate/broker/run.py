@@ -1,0 +1,155 @@
+"""Run a broker: policy and secrets in, an attested endpoint out, until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import grpc
+
+from casemate.broker.admission import PeerRefusedError, admit
+from casemate.broker.audit import AuditTrail, describe_error, describe_peer
+from casemate.broker.service import KeyBrokerService
+from casemate.broker.store import SecretStore, load_secrets
+from casemate.channel.party import ChannelParty, Limits
+from casemate.channel.server import AttestedServer, ChannelEvent, ChannelEventKind
+from casemate.errors import UsageError
+from casemate.policy import PolicyDocument
+from casemate.policy.document import MAX_SIZE
+from casemate.protocol.key_broker import MAX_MESSAGE
+from casemate.tee import Attester
+
+_WORKERS = 8
+_GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerConfig:
+    """What a broker needs.
+
+    Args:
+        policy: the policy document, TOML.
+        secrets: a directory, or the reference's ``secret_config.json``.
+        host: address to listen on.
+        port: its TCP port; 0 picks a free one.
+        attester: proves who the broker is.
+        audit: where audit lines go.
+        limits: bounds on what peers can cost.
+    """
+
+    policy: Path
+    secrets: Path
+    host: str
+    port: int
+    attester: Attester
+    audit: TextIO
+    limits: Limits = field(default_factory=Limits)
+
+
+def run_broker(config: BrokerConfig, *, on_ready: Callable[[str, int], None]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        config: see there.
+        on_ready: told the address once connections are accepted.
+
+    Raises:
+        UsageError, MalformedError: policy or secrets can't be used, or the port is taken.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump may hold a secret
+    document = PolicyDocument.parse(_read_policy(config.policy))
+    store = SecretStore(load_secrets(config.secrets), document)
+    asyncio.run(_serve(config, document, store, on_ready))
+
+
+async def _serve(
+    config: BrokerConfig,
+    document: PolicyDocument,
+    store: SecretStore,
+    on_ready: Callable[[str, int], None],
+) -> None:
+    audit = AuditTrail(config.audit, lambda: datetime.datetime.now(datetime.UTC))
+    with _private_directory() as directory:
+        inner = directory / "key-broker"
+        endpoint = AttestedServer(
+            party=ChannelParty(attester=config.attester, anchors=document.trust_anchors()),
+            judge=lambda peer: admit(document, peer),
+            inner=inner,
+            on_event=lambda event: _audit_connection(audit, event),
+            limits=config.limits,
+        )
+        service = KeyBrokerService(store, audit, endpoint.peer_state)
+        server = _grpc_server(service, inner)
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        try:
+            on_ready(*await endpoint.start(config.host, config.port))
+            await stopped.wait()
+        finally:
+            server.stop(grace=_GRACE_SECONDS)
+            await endpoint.close()
+
+
+def _grpc_server(service: KeyBrokerService, inner: Path) -> grpc.Server:
+    server = grpc.server(
+        ThreadPoolExecutor(_WORKERS, "casemate-release"),
+        handlers=[service.handler()],
+        options=(
+            ("grpc.max_receive_message_length", 64 * 1024),
+            ("grpc.max_send_message_length", MAX_MESSAGE),
+        ),
+    )
+    server.add_insecure_port(f"unix:{inner}")
+    server.start()
+    return server
+
+
+def _audit_connection(audit: AuditTrail, event: ChannelEvent) -> None:
+    error = event.error
+    audit.write(
+        event.kind.value,
+        event.correlation_id,
+        event.peer,
+        claims=describe_peer(error.peer) if isinstance(error, PeerRefusedError) else None,
+        error=None if error is None else describe_error(error),
+    )
+    if event.kind is ChannelEventKind.REFUSED and error is not None:
+        sys.stderr.write(
+            f"casemate broker: refused {event.peer}: {error.code} ({event.correlation_id})\n"
+        )
+
+
+@contextlib.contextmanager
+def _private_directory() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="casemate-broker-"))  # mode 0700
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _read_policy(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_SIZE + 1).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            "broker.policy",
+            f"the policy {path} can't be read",
+            field="policy",
+            expected="TOML in UTF-8",
+            got=str(error),
+        ) from error

@@ -1,0 +1,84 @@
+"""``casemate broker``: hold secrets and release them to attested launchers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from casemate.broker import BrokerConfig, run_broker
+from casemate.cli.options import ADDRESS, tee_options
+from casemate.project.attesters import broker_attester
+
+
+@click.command(
+    epilog="Example:  casemate broker --policy policy.toml --secrets secrets/ "
+    "--identity broker.key --audit audit.jsonl"
+)
+@click.option(
+    "--policy",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="Who gets which secret: TOML (specs/release-policy.md).",
+)
+@click.option(
+    "--secrets",
+    type=click.Path(exists=True, path_type=Path),
+    required=True,
+    help="A directory with a file a secret, or the reference's secret_config.json.",
+)
+@click.option(
+    "--listen", type=ADDRESS, default="localhost:50051", show_default=True, metavar="HOST:PORT"
+)
+@click.option(
+    "--identity",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The identity key of a broker outside a TEE (casemate key new --for identity).",
+)
+@tee_options
+@click.option(
+    "--audit",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    default="-",
+    help="Append audit lines (JSON) to this file; - is stderr.  [default: -]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say on stdout, as JSON, when it is ready.")
+def command(
+    policy: Path,
+    secrets: Path,
+    listen: tuple[str, int],
+    identity: Path | None,
+    tee: str | None,
+    development_root: Path | None,
+    audit: Path,
+    as_json: bool,
+) -> None:
+    """Hold secrets and release them to attested launchers.
+
+    A broker proves who it is by its identity key, which launch contracts pin, or by evidence of
+    the TEE that it runs in. It runs until SIGTERM or Ctrl-C.
+    """
+    attester, pin = broker_attester(identity, tee, development_root)
+
+    def ready(host: str, port: int) -> None:
+        click.echo(f"casemate broker: ready on {host}:{port}; {pin}", err=True)
+        if as_json:
+            click.echo(json.dumps({"event": "ready", "host": host, "port": port, "proves": pin}))
+            sys.stdout.flush()
+
+    with ExitStack() as stack:
+        to_stderr = str(audit) == "-"
+        stream = sys.stderr if to_stderr else stack.enter_context(audit.open("a", encoding="utf-8"))
+        config = BrokerConfig(
+            policy=policy,
+            secrets=secrets,
+            host=listen[0],
+            port=listen[1],
+            attester=attester,
+            audit=stream,
+        )
+        run_broker(config, on_ready=ready)
+    click.echo("casemate broker: stopped", err=True)

@@ -1,0 +1,43 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _Address(click.ParamType[tuple[str, int]]):
+    """``HOST:PORT``; an IPv6 address stands in brackets."""
+
+    name = "address"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        host, _, port = str(value).rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            self.fail(f"{value!r} is not HOST:PORT", param, ctx)
+        return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+ADDRESS = _Address()
+
+
+def tee_options(function: _F) -> _F:
+    """``--tee`` and ``--development-root``."""
+    root = click.option(
+        "--development-root",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="The simulated TEE's key.  [default: one of your own, made when first needed]",
+    )
+    tee = click.option(
+        "--tee",
+        type=click.Choice(["simulated"]),
+        help="The TEE that this program runs in. Simulated protects nothing.",
+    )
+    return tee(root(function))

@@ -1,0 +1,1 @@
+"""Generated from `proto/casemate/v1` by `make proto`."""
