@@ -38,7 +38,10 @@ _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _PROTOCOL: Final = 1001
 _MAX_BYTES: Final = 1 << 30
 _MAX_DIMENSIONS: Final = 8
-_DTYPES: Final = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+_DTYPES: Final[Mapping[str, np.dtype[np.float32] | np.dtype[np.int64]]] = {
+    "FloatStorage": np.dtype(np.float32),
+    "LongStorage": np.dtype(np.int64),
+}
 
 
 def read_checkpoint(data: bytes) -> Weights:

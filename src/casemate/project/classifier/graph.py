@@ -7,7 +7,7 @@ ReLU6 in place of swish, no squeeze-and-excitation, and a stem and head that don
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,8 @@ _EPSILON: Final = 1e-3  # of the batch norms, as the weights were trained
 _MEAN, _DEVIATION = 127.0, 128.0  # of pixels from 0 to 255
 _STEM_CHANNELS: Final = 32
 
-_Array = npt.NDArray[np.float32]
+_Array: TypeAlias = npt.NDArray[np.float32]
+_Attribute: TypeAlias = int | list[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +83,15 @@ class _Graph:
         self.constants.append(helper.make_tensor(name, kind, values.shape, content, raw=True))
         return name
 
-    def node(self, kind: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+    def node(
+        self, kind: str, *inputs: str, output: str | None = None, **attributes: _Attribute
+    ) -> str:
         """Add an operation; returns the name of its output."""
         name = output or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        node = helper.make_node(kind, list(inputs), [name], name=name)
+        for key in sorted(attributes):
+            node.attribute.append(helper.make_attribute(key, attributes[key]))
+        self.nodes.append(node)
         return name
 
     def weight(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:

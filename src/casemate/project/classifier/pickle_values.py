@@ -58,8 +58,8 @@ class _Mark:
 
 
 Value: TypeAlias = (
-    "str | int | None | Name | Storage | Tensor | _Mark"
-    " | tuple[Value, ...] | list[Value] | dict[Value, Value]"
+    "str | int | Name | Storage | Tensor | _Mark"
+    " | tuple[Value, ...] | list[Value] | dict[Value, Value] | None"
 )
 
 
