@@ -81,7 +81,7 @@ class MapReader:
             values.append(value)
         return tuple(values)
 
-    def keys(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """The fields not yet taken."""
         return tuple(self._rest)
 

@@ -49,7 +49,7 @@ def parse_constraint(field: Field, table: MapReader) -> Constraint:
     Source: specs/release-policy.md, "Constraints".
     """
     where = table.name("")[:-1]
-    keys = table.keys()
+    keys = table.names()
     if len(keys) != 1 or keys[0] not in {"exactly", "any_of", "at_least", "unchecked"}:
         raise MalformedError(
             "policy.constraint",

@@ -133,7 +133,7 @@ class PolicyDocument:
 
 
 def _tables(tables: MapReader | None) -> Iterator[tuple[str, MapReader]]:
-    for name in tables.keys() if tables is not None else ():
+    for name in tables.names() if tables is not None else ():
         assert tables is not None
         if not NAME.match(name):
             raise _wrong(tables.name(name), "letters, digits, '.', '_' and '-', at most 64", name)
@@ -157,7 +157,7 @@ def _parse_alternative(table: MapReader) -> Alternative:
     if name not in {tee.value for tee in Tee}:
         raise _wrong(table.name("tee"), " or ".join(Tee), name)
     tee = Tee(name)
-    named = table.keys()
+    named = table.names()
     missing = [field.name for field in FIELDS[tee] if field.name not in named]
     if missing:
         raise MalformedError(

@@ -1,0 +1,368 @@
+"""The launch contract: what a launcher may start, in one document whose digest is attested.
+
+The host hands the document over and decides nothing in it: the broker releases secrets only to a
+launcher whose evidence binds the SHA-384 of the contract that the policy names.
+
+Source: specs/launch-contract.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from casemate.encoding import MapReader, decode_cbor, encode_cbor
+from casemate.errors import MalformedError
+from casemate.types import Sha384, sha384
+
+MAX_SIZE = 256 * 1024
+_VERSION = 1
+_MAX_ITEMS = 1024
+_MAX_TEXT = 32 * 1024
+_MAX_PATTERN = 256
+_MAX_ID = 2**31 - 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z", re.ASCII)
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]{1,253}):([0-9]{1,5})\Z", re.ASCII)
+# What a pattern may be made of: characters, classes and repetitions; no groups, no alternation, no
+# back references, so that every regular-expression library agrees on it.
+_PATTERN = re.compile(
+    r"(?:(?:\[\^?(?:[A-Za-z0-9_./:@%+=, -]|\\[.\-\]\\^])+\]"
+    r"|[A-Za-z0-9_/:@%=, -]|\\[.\-+*?^$()\[\]{}|\\])"
+    r"(?:[*+?]|\{[0-9]{1,4}(?:,[0-9]{0,4})?\})?)*\Z",
+    re.ASCII,
+)
+# Variables that change which code runs inside the workload; never the host's to set.
+_LOADER = re.compile(r"(LD_|PYTHON|GCONV_PATH|MALLOC_|GLIBC_TUNABLES|BASH_ENV|ENV\Z|IFS\Z)")
+
+
+class TlsMode(StrEnum):
+    """Where the workload's TLS identity comes from."""
+
+    NONE = "none"
+    """The workload speaks no TLS, or brings its own."""
+    SECRET = "secret"  # noqa: S105
+    """A secret that the broker releases, placed as a file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageMount:
+    """A sealed image and where it is mounted.
+
+    Args:
+        name: by which the host finds the file; means nothing else.
+        id: SHA-384 of the image's header: pins every byte.
+        key: the secret that is its image key.
+        mount: absolute path in the new root; ``/`` for the root file system itself.
+    """
+
+    name: str
+    id: Sha384
+    key: str
+    mount: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretPlacement:
+    """A secret that becomes a file in the new root.
+
+    Args:
+        name: the secret.
+        path: absolute path of the file.
+        mode: its permission bits; the workload's user owns it.
+    """
+
+    name: str
+    path: str
+    mode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerIdentity:
+    """Which broker the launcher talks to, and how it knows it.
+
+    Args:
+        address: ``host:port``.
+        key: DER SubjectPublicKeyInfo of the broker's identity key; None where ``policy`` is given.
+        policy: the text of a policy document whose policies must all hold for the broker's
+            evidence; None where ``key`` is given.
+    """
+
+    address: str
+    key: bytes | None = None
+    policy: str | None = None
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """The address as host and port."""
+        host, _, port = self.address.rpartition(":")
+        return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchContract:
+    """Everything that a launcher may do.
+
+    Args:
+        argv: the workload's command line; the first is an absolute path in the new root.
+        environment: variables with their exact values.
+        host_environment: variables that the host may set, each with the pattern that the whole
+            value must match.
+        working_directory: absolute path in the new root.
+        uid: the workload's user.
+        gid: its group.
+        images: what is mounted; exactly one at ``/``.
+        secrets: what is placed as files.
+        broker: who releases the secrets.
+        tls: where the workload's TLS identity comes from.
+    """
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    host_environment: Mapping[str, str]
+    working_directory: str
+    uid: int
+    gid: int
+    images: tuple[ImageMount, ...]
+    secrets: tuple[SecretPlacement, ...]
+    broker: BrokerIdentity
+    tls: TlsMode
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
+        object.__setattr__(self, "host_environment", MappingProxyType(dict(self.host_environment)))
+        _check(self)
+
+    @property
+    def secret_names(self) -> tuple[str, ...]:
+        """Every secret that the launcher asks for, each once: image keys, then placements."""
+        keys = [image.key for image in self.images]
+        return tuple(dict.fromkeys(keys + [secret.name for secret in self.secrets]))
+
+    def encode(self) -> bytes:
+        """The contract as deterministic CBOR."""
+        broker: dict[str, str | bytes] = {"address": self.broker.address}
+        if self.broker.key is not None:
+            broker["key"] = self.broker.key
+        if self.broker.policy is not None:
+            broker["policy"] = self.broker.policy
+        return encode_cbor(
+            {
+                "version": _VERSION,
+                "argv": list(self.argv),
+                "environment": dict(self.environment),
+                "host-environment": dict(self.host_environment),
+                "working-directory": self.working_directory,
+                "uid": self.uid,
+                "gid": self.gid,
+                "images": [
+                    {"name": i.name, "id": bytes(i.id), "key": i.key, "mount": i.mount}
+                    for i in self.images
+                ],
+                "secrets": [{"name": s.name, "path": s.path, "mode": s.mode} for s in self.secrets],
+                "broker": broker,
+                "tls": self.tls.value,
+            }
+        )
+
+    def digest(self) -> Sha384:
+        """What evidence binds: SHA-384 of the encoding."""
+        return sha384(self.encode())
+
+    @classmethod
+    def parse(cls, data: bytes) -> LaunchContract:
+        """Parse a contract.
+
+        Args:
+            data: deterministic CBOR, at most 256 KiB.
+
+        Raises:
+            MalformedError: ``contract.*`` or ``encoding.*``, naming the field.
+        """
+        top = MapReader(
+            decode_cbor(data, what="launch contract", max_size=MAX_SIZE), what="contract"
+        )
+        return read_contract(top)
+
+
+def read_contract(top: MapReader) -> LaunchContract:
+    """Read a contract's fields out of a decoded map.
+
+    Raises:
+        MalformedError: see `LaunchContract.parse`.
+    """
+    version = top.take("version", int)
+    if version != _VERSION:
+        raise _wrong("contract.version", str(_VERSION), str(version))
+    images = []
+    for index, value in enumerate(top.take_list("images")):
+        item = MapReader(value, what=f"contract.images[{index}]")
+        image = ImageMount(
+            name=item.take("name", str),
+            id=Sha384(item.take("id", bytes)),
+            key=item.take("key", str),
+            mount=item.take("mount", str),
+        )
+        item.finish()
+        images.append(image)
+    secrets = []
+    for index, value in enumerate(top.take_list("secrets")):
+        item = MapReader(value, what=f"contract.secrets[{index}]")
+        secret = SecretPlacement(
+            name=item.take("name", str), path=item.take("path", str), mode=item.take("mode", int)
+        )
+        item.finish()
+        secrets.append(secret)
+    peer = top.take_map("broker")
+    broker = BrokerIdentity(
+        address=peer.take("address", str),
+        key=peer.take_optional("key", bytes),
+        policy=peer.take_optional("policy", str),
+    )
+    peer.finish()
+    tls = top.take("tls", str)
+    if tls not in {mode.value for mode in TlsMode}:
+        raise _wrong("contract.tls", " or ".join(TlsMode), tls)
+    contract = LaunchContract(
+        argv=top.take_texts("argv"),
+        environment=_texts(top.take_map("environment")),
+        host_environment=_texts(top.take_map("host-environment")),
+        working_directory=top.take("working-directory", str),
+        uid=top.take("uid", int),
+        gid=top.take("gid", int),
+        images=tuple(images),
+        secrets=tuple(secrets),
+        broker=broker,
+        tls=TlsMode(tls),
+    )
+    top.finish()
+    return contract
+
+
+def _texts(table: MapReader) -> dict[str, str]:
+    return {name: table.take(name, str) for name in table.names()}
+
+
+def _check(contract: LaunchContract) -> None:
+    """The rules of specs/launch-contract.md, in its order."""
+    # Rule 1: the command line.
+    if not contract.argv or not _is_path(contract.argv[0]) or contract.argv[0] == "/":
+        raise _wrong("contract.argv[0]", "an absolute path of a program", repr(contract.argv[:1]))
+    for index, argument in enumerate(contract.argv):
+        _check_text(f"contract.argv[{index}]", argument)
+    # Rule 2: the environment, and what the host may add to it.
+    for name, value in contract.environment.items():
+        _check_variable(f"contract.environment.{name}", name)
+        _check_text(f"contract.environment.{name}", value)
+    for name, pattern in contract.host_environment.items():
+        field = f"contract.host-environment.{name}"
+        _check_variable(field, name)
+        if name in contract.environment:
+            raise _wrong(field, "a variable that the contract doesn't set itself", name)
+        if _LOADER.match(name):
+            raise _wrong(field, "a variable that doesn't change which code runs", name)
+        if len(pattern) > _MAX_PATTERN or not _PATTERN.match(pattern):
+            raise _wrong(field, "a pattern of characters, classes and repetitions", repr(pattern))
+    # Rule 3: where and as whom.
+    if not _is_path(contract.working_directory):
+        raise _wrong(
+            "contract.working-directory", "an absolute path", repr(contract.working_directory)
+        )
+    for field, number in (("uid", contract.uid), ("gid", contract.gid)):
+        if not 0 <= number <= _MAX_ID:
+            raise _wrong(f"contract.{field}", f"0 to {_MAX_ID}", str(number))
+    _check_images(contract)
+    _check_secrets(contract)
+    _check_broker(contract.broker)
+
+
+def _check_images(contract: LaunchContract) -> None:
+    # Rule 4: one root; no image twice, none inside another but the root's.
+    mounts = [image.mount for image in contract.images]
+    for index, image in enumerate(contract.images):
+        where = f"contract.images[{index}]"
+        _check_name(f"{where}.name", image.name)
+        _check_name(f"{where}.key", image.key)
+        if not _is_path(image.mount):
+            raise _wrong(f"{where}.mount", "an absolute path without '.' or '..'", image.mount)
+        for other in mounts[:index]:
+            if other != "/" and (image.mount + "/").startswith(other + "/"):
+                raise _wrong(f"{where}.mount", "a path outside other images", image.mount)
+            if image.mount != "/" and (other + "/").startswith(image.mount + "/"):
+                raise _wrong(f"{where}.mount", "a path that holds no other image", image.mount)
+    if mounts.count("/") != 1:
+        raise _wrong("contract.images", "exactly one image at /", f"{mounts.count('/')}")
+    names = [image.name for image in contract.images]
+    if len(set(names)) != len(names) or len(names) > _MAX_ITEMS:
+        raise _wrong("contract.images", "names that differ", ", ".join(names))
+
+
+def _check_secrets(contract: LaunchContract) -> None:
+    # Rule 5: each secret in a place of its own, readable by no more than user and group.
+    paths = [secret.path for secret in contract.secrets]
+    for index, secret in enumerate(contract.secrets):
+        where = f"contract.secrets[{index}]"
+        _check_name(f"{where}.name", secret.name)
+        if not _is_path(secret.path) or secret.path == "/":
+            raise _wrong(f"{where}.path", "the absolute path of a file", secret.path)
+        if secret.mode & ~0o770 or not secret.mode & 0o400:
+            raise _wrong(f"{where}.mode", "0400 to 0770, nothing for others", oct(secret.mode))
+        for other in paths[:index]:
+            if (other + "/").startswith(secret.path + "/") or (secret.path + "/").startswith(
+                other + "/"
+            ):
+                raise _wrong(f"{where}.path", "a path of its own", secret.path)
+        for image in contract.images:
+            if image.mount != "/" and (secret.path + "/").startswith(image.mount + "/"):
+                raise _wrong(f"{where}.path", "a path outside mounted volumes", secret.path)
+    if len(paths) > _MAX_ITEMS:
+        raise _wrong("contract.secrets", f"at most {_MAX_ITEMS}", str(len(paths)))
+
+
+def _check_broker(broker: BrokerIdentity) -> None:
+    # Rule 6: one address, one way to know who answers there.
+    match = _ADDRESS.match(broker.address)
+    if not match or not 0 < int(match[2]) < 65536:
+        raise _wrong("contract.broker.address", "HOST:PORT", repr(broker.address))
+    if (broker.key is None) == (broker.policy is None):
+        raise _wrong("contract.broker", "exactly one of key and policy", "both or neither")
+
+
+def _is_path(path: str) -> bool:
+    if path == "/":
+        return True
+    parts = path.split("/")
+    return (
+        len(path) <= 4095
+        and path.startswith("/")
+        and all(part not in {"", ".", ".."} and len(part) <= 255 for part in parts[1:])
+        and path.isprintable()
+    )
+
+
+def _check_name(field: str, name: str) -> None:
+    if not _NAME.match(name):
+        raise _wrong(field, "letters, digits, '.', '_' and '-', at most 64", repr(name))
+
+
+def _check_variable(field: str, name: str) -> None:
+    if not _VARIABLE.match(name):
+        raise _wrong(field, "a variable's name", repr(name))
+
+
+def _check_text(field: str, text: str) -> None:
+    if "\x00" in text or len(text) > _MAX_TEXT:
+        raise _wrong(field, f"at most {_MAX_TEXT} characters, no NUL", f"{len(text)} characters")
+
+
+def _wrong(field: str, expected: str, got: str) -> MalformedError:
+    return MalformedError(
+        "contract.malformed",
+        f"the launch contract is wrong at {field}",
+        field=field,
+        expected=expected,
+        got=got,
+    )
