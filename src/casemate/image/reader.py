@@ -253,9 +253,16 @@ class SealedImage:
                 got=f"a {held.kind.value}, offset {offset}",
             )
         length = max(0, min(len(buffer), held.size - offset))
-        start = held.offset + offset
-        end = start + length
-        position = start
+        self.read_payload_into(buffer[:length], held.offset + offset)
+        return length
+
+    def read_payload_into(self, buffer: memoryview, start: int) -> None:
+        """Fill ``buffer`` with the payload's bytes from offset ``start`` on, as :meth:`pread_into`.
+
+        Raises:
+            NotGenuineError, UnavailableError: as :meth:`read_file`.
+        """
+        end, position = start + len(buffer), start
         while position < end:
             index, skip = divmod(position, CHUNK_SIZE)
             size = self.header.chunk_span(index)[1]
@@ -266,7 +273,6 @@ class SealedImage:
             else:
                 target[:] = memoryview(self._cached(index))[skip : skip + take]
             position += take
-        return length
 
     def verify_all(self, *, threads: int = 2, progress: Progress | None = None) -> None:
         """Read everything: every chunk's tag, and that the archive is what the contents say.

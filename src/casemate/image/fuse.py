@@ -1,0 +1,368 @@
+"""Mount a sealed image read-only by speaking the kernel's FUSE protocol (docs/adr/0004).
+
+Nothing is decrypted before it is asked for, and what was is kept by the kernel's page cache. A
+chunk that was changed is an I/O error to whoever reads it, and is reported by name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import logging
+import os
+import stat
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from casemate.errors import CasemateError, UnavailableError
+from casemate.image import fuse_wire as wire
+from casemate.image.fuse_wire import FuseError, Node, Op, Request
+from casemate.image.reader import SealedImage
+from casemate.image.tree import EntryKind
+
+_DEVICE = "/dev/fuse"
+_CLONE = 0x8004E500  # FUSE_DEV_IOC_CLONE: another descriptor for the same mount
+_REQUEST_ROOM = 1 << 16
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
+_MNT_FORCE, _MNT_DETACH = 1, 2
+_CAP_SYS_ADMIN = 21
+_START_SECONDS = 10.0
+_STOP_SECONDS = 10.0
+_SILENT = frozenset({Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT})
+_UNKNOWN = frozenset({Op.OPEN, Op.OPENDIR, Op.ACCESS})  # ENOSYS: "don't ask, go ahead"
+_WRITING = frozenset({4, 6, 8, 9, 10, 11, 12, 13, 16, 21, 24, 35, 43, 45, 51})
+_LOG = logging.getLogger(__name__)
+
+OnError = Callable[[CasemateError], None]
+
+
+def fuse_available() -> str | None:
+    """Why an image can't be mounted here, or None where nothing speaks against it.
+
+    Does not check: what only the attempt shows, such as a seccomp profile that forbids mount(2).
+    """
+    try:
+        os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"{_DEVICE} can't be opened: {os.strerror(error.errno or 0)}"
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == "CapEff" and not int(value.strip(), 16) >> _CAP_SYS_ADMIN & 1:
+            return "this process may not mount: it lacks CAP_SYS_ADMIN in its user namespace"
+    return None
+
+
+class FuseMount:
+    """A sealed image, mounted. A context manager: mounted inside, gone after.
+
+    The threads that serve it live in this process. Code in the same process that holds the
+    interpreter's lock while it waits for the mount (a page fault in mapped memory) would wait for
+    ever; serve from a process of its own, forked before :meth:`start`.
+
+    Args:
+        image: an open image; it must stay open until :meth:`stop`.
+        mountpoint: an existing directory.
+        on_error: called, from a serving thread, with every error that made a read fail; by
+            default it is logged.
+        read_ahead: bytes that the kernel reads ahead, where it lets itself be told.
+        threads: how many serve.
+    """
+
+    def __init__(
+        self,
+        image: SealedImage,
+        mountpoint: Path,
+        *,
+        on_error: OnError | None = None,
+        read_ahead: int = 4 * wire.MAX_READ,
+        threads: int = 2,
+    ) -> None:
+        self._image = image
+        self._mountpoint = mountpoint
+        self._on_error = on_error or _log_error
+        self._read_ahead = read_ahead
+        self._count = threads
+        self._tree = _Nodes(image)
+        self._threads: list[threading.Thread] = []
+        self._ready = threading.Event()
+        self._refused: int | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Mount, and serve from daemon threads. Returns once the mount answers.
+
+        Raises:
+            UnavailableError: ``image.mount`` where this machine or this process may not mount.
+        """
+        try:
+            first = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise _no_mount(
+                self._mountpoint, f"{_DEVICE}: {os.strerror(error.errno or 0)}"
+            ) from error
+        try:
+            _mount(first, self._mountpoint)
+        except OSError as error:
+            os.close(first)
+            raise _no_mount(self._mountpoint, f"mount: {os.strerror(error.errno or 0)}") from error
+        self._serve(first)
+        if not self._ready.wait(_START_SECONDS) or self._refused is not None:
+            self.stop()
+            raise _no_mount(self._mountpoint, "the kernel's FUSE protocol is older than 7.31")
+        for _ in range(self._count - 1):
+            self._serve(_clone(first))
+        _raise_read_ahead(self._mountpoint, self._read_ahead)
+
+    def stop(self) -> None:
+        """Unmount, also where files in it are still open: they give errors from then on."""
+        if not self._threads:
+            return
+        _unmount(self._mountpoint)
+        for thread in self._threads:
+            thread.join(_STOP_SECONDS)
+        self._threads.clear()
+
+    def wait(self) -> None:
+        """Return when the mount is gone, whoever unmounted it."""
+        for thread in tuple(self._threads):
+            while thread.is_alive():
+                thread.join(0.5)  # in steps, so that signals are handled in between
+
+    def _serve(self, descriptor: int) -> None:
+        name = f"casemate-fuse-{len(self._threads)}"
+        thread = threading.Thread(target=self._loop, args=(descriptor,), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _loop(self, descriptor: int) -> None:
+        request = memoryview(bytearray(_REQUEST_ROOM))
+        reply = memoryview(bytearray(wire.OUT_HEADER.size + wire.MAX_READ))
+        try:
+            while True:
+                try:
+                    length = os.readv(descriptor, [request])
+                except OSError as error:
+                    if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
+                        continue  # a request that was withdrawn before we took it
+                    return  # ENODEV, ECONNABORTED: unmounted
+                self._answer(descriptor, request[:length], reply)
+        finally:
+            os.close(descriptor)
+            self._ready.set()
+
+    def _answer(self, descriptor: int, data: memoryview, reply: memoryview) -> None:
+        request, body = wire.parse_request(data)
+        if request.op in _SILENT:
+            return
+        number, length = 0, 0
+        room = reply[wire.OUT_HEADER.size :]
+        try:
+            if request.op == Op.READ:
+                length = self._read(request, body, room)
+            else:
+                value = self._handle(request, body)
+                length = len(value)
+                room[:length] = value
+        except FuseError as error:
+            number = error.number
+        except CasemateError as error:
+            number = errno.EIO
+            self._on_error(error)
+        except Exception:  # noqa: BLE001 - one failed request must not take the mount with it
+            number = errno.EIO
+            _LOG.exception("a request to the mount of %s failed", self._image.path)
+        total = wire.OUT_HEADER.size + (0 if number else length)
+        wire.OUT_HEADER.pack_into(reply, 0, total, -number, request.unique)
+        try:
+            os.write(descriptor, reply[:total])
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ECONNABORTED):
+                raise  # those three: whoever asked has gone
+        if request.op == Op.INIT:
+            self._refused = number or None
+            self._ready.set()
+
+    def _read(self, request: Request, body: memoryview, room: memoryview) -> int:
+        _handle, offset, size, *_ = wire.READ_IN.unpack_from(body)
+        entry = self._tree.node(request.node).entry
+        if entry is None or entry.kind is not EntryKind.FILE:
+            raise FuseError(errno.EISDIR)
+        return self._image.pread_into(entry, room[: min(size, len(room))], offset)
+
+    def _handle(self, request: Request, body: memoryview) -> bytes:
+        op = request.op
+        if op == Op.INIT:
+            return wire.init_reply(body)
+        if op == Op.STATFS:
+            return wire.statfs_reply(self._image.header.payload_size, len(self._image.entries))
+        if op == Op.DESTROY:
+            return b""
+        if op in _UNKNOWN:
+            raise FuseError(errno.ENOSYS)
+        if op in _WRITING:
+            raise FuseError(errno.EROFS)
+        node = self._tree.node(request.node)
+        if op == Op.LOOKUP:
+            return wire.entry_reply(self._tree.child(node, bytes(body).split(b"\0", 1)[0]))
+        if op == Op.GETATTR:
+            return wire.attributes_reply(node)
+        if op == Op.READLINK:
+            if node.entry is None or node.entry.kind is not EntryKind.SYMLINK:
+                raise FuseError(errno.EINVAL)
+            return node.entry.target.encode()
+        if op in (Op.READDIR, Op.READDIRPLUS):
+            _handle, offset, size, *_ = wire.READ_IN.unpack_from(body)
+            names = self._tree.listing(node)
+            room = min(size, wire.MAX_READ)
+            return wire.directory_reply(names, offset, room, plus=op == Op.READDIRPLUS)
+        if op in (Op.GETXATTR, Op.LISTXATTR):
+            return self._attribute(op, node, body)
+        raise FuseError(errno.ENOSYS)
+
+    def _attribute(self, op: int, node: Node, body: memoryview) -> bytes:
+        if not self._tree.has_attributes:
+            raise FuseError(errno.ENOSYS)  # the kernel then stops asking
+        size, _ = wire.GETXATTR_IN.unpack_from(body)
+        attributes = dict(node.entry.xattrs) if node.entry is not None else {}
+        if op == Op.LISTXATTR:
+            return wire.sized_reply(b"".join(n.encode() + b"\0" for n in attributes), size)
+        name = bytes(body[wire.GETXATTR_IN.size :]).split(b"\0", 1)[0]
+        value = attributes.get(name.decode(errors="surrogateescape"))
+        if value is None:
+            raise FuseError(errno.ENODATA)
+        return wire.sized_reply(value, size)
+
+
+class _Nodes:
+    """The tree as the kernel sees it: numbered nodes, and names that lead to them."""
+
+    def __init__(self, image: SealedImage) -> None:
+        self.has_attributes = any(entry.xattrs for entry in image)
+        numbers = {"": wire.ROOT}
+        links: dict[str, int] = {}
+        folders: dict[str, int] = {}
+        for entry in image:
+            held = image.content_of(entry).path
+            numbers[entry.path] = numbers.get(held) or len(numbers) + wire.ROOT
+            links[held] = links.get(held, 0) + 1
+            if entry.kind is EntryKind.DIRECTORY:
+                parent = entry.path.rpartition("/")[0]
+                folders[parent] = folders.get(parent, 0) + 1
+        self._nodes = {wire.ROOT: Node(wire.ROOT, wire.ROOT, None, 2 + folders.get("", 0))}
+        self._children: dict[int, dict[bytes, int]] = {wire.ROOT: {}}
+        for entry in image:
+            folder, _, name = entry.path.rpartition("/")
+            number = numbers[entry.path]
+            self._children[numbers[folder]][name.encode()] = number
+            count = links[image.content_of(entry).path]
+            if entry.kind is EntryKind.DIRECTORY:
+                self._children[number] = {}
+                count = 2 + folders.get(entry.path, 0)
+            if number not in self._nodes:
+                self._nodes[number] = Node(number, numbers[folder], entry, count)
+
+    def node(self, number: int) -> Node:
+        """The node with that number.
+
+        Raises:
+            FuseError: ESTALE where there is none.
+        """
+        found = self._nodes.get(number)
+        if found is None:
+            raise FuseError(errno.ESTALE)
+        return found
+
+    def child(self, node: Node, name: bytes) -> Node | None:
+        """What ``name`` leads to in the directory ``node``, or None."""
+        number = self._names(node).get(name)
+        return None if number is None else self._nodes[number]
+
+    def listing(self, node: Node) -> list[tuple[bytes, Node]]:
+        """A directory's names, ``.`` and ``..`` first."""
+        listing = [(b".", node), (b"..", self._nodes[node.parent])]
+        listing += [(name, self._nodes[number]) for name, number in self._names(node).items()]
+        return listing
+
+    def _names(self, node: Node) -> dict[bytes, int]:
+        names = self._children.get(node.number)
+        if names is None:
+            raise FuseError(errno.ENOTDIR)
+        return names
+
+
+def _mount(descriptor: int, mountpoint: Path) -> None:
+    options = f"fd={descriptor},rootmode={stat.S_IFDIR:o},user_id={os.geteuid()},"
+    options += f"group_id={os.getegid()},default_permissions"
+    flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV
+    try:  # so that a workload under another user id can read too
+        _call_mount(mountpoint, flags, options + ",allow_other")
+    except PermissionError:
+        _call_mount(mountpoint, flags, options)
+
+
+def _call_mount(mountpoint: Path, flags: int, options: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    target = os.fsencode(mountpoint)
+    if libc.mount(b"casemate", target, b"fuse.casemate", ctypes.c_ulong(flags), options.encode()):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(mountpoint))
+
+
+def _unmount(mountpoint: Path) -> None:
+    # MNT_FORCE ends the connection, so that nothing can wait for us any more; MNT_DETACH takes
+    # the name away even while files are open.
+    ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(mountpoint), _MNT_FORCE | _MNT_DETACH)
+
+
+def _clone(descriptor: int) -> int:
+    """A descriptor of its own for another thread, or the same again on a kernel without that."""
+    try:
+        other = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(descriptor)
+    try:
+        fcntl.ioctl(other, _CLONE, struct.pack("=I", descriptor))
+    except OSError:
+        os.close(other)
+        return os.dup(descriptor)
+    return other
+
+
+def _raise_read_ahead(mountpoint: Path, read_ahead: int) -> None:
+    try:
+        device = mountpoint.stat().st_dev
+        name = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+        Path(name).write_text(str(read_ahead // 1024), encoding="ascii")
+    except OSError:
+        _LOG.debug("the kernel's read-ahead for %s can't be raised", mountpoint)
+
+
+def _log_error(error: CasemateError) -> None:
+    _LOG.error("%s [%s]", error, error.code)
+
+
+def _no_mount(mountpoint: Path, got: str) -> UnavailableError:
+    return UnavailableError(
+        "image.mount",
+        f"nothing can be mounted on {mountpoint}",
+        field=str(mountpoint),
+        expected="/dev/fuse and the right to mount (root, or a user and mount namespace)",
+        got=got,
+        remedy="Run where mounting is allowed, or extract the image to memory instead.",
+    )
