@@ -305,7 +305,7 @@ def _xattrs(data: bytes, index: int) -> tuple[tuple[str, bytes], ...]:
         return ()
     value = decode_cbor(data, what="extended attributes", max_size=1 << 24)
     fields = MapReader(value, what=f"entry {index}")
-    pairs = tuple((name, fields.take(name, bytes)) for name in sorted(fields.keys()))
+    pairs = tuple((name, fields.take(name, bytes)) for name in sorted(fields.names()))
     for name, content in pairs:
         if not 0 < len(name.encode()) <= 255 or "\0" in name or "=" in name or len(content) > 65536:
             raise _toc(index, "xattrs", "names of 1 to 255 bytes, 64 KiB of value", ascii(name))
