@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hmac
+import os
 import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -17,11 +19,12 @@ from cryptography.hazmat.primitives.keywrap import (
 )
 
 from casemate.encoding import encode_cbor
-from casemate.errors import MalformedError, NotGenuineError
+from casemate.errors import MalformedError, NotGenuineError, UsageError
 from casemate.image.format import associated_data, parameters
 from casemate.types import Secret, Sha256
 
 KEY_SIZES = (16, 32)
+_MAX_KEY_FILE = 3 * max(KEY_SIZES)
 _KEY_FILE = re.compile(rb"[0-9a-f]{2}(?:-[0-9a-f]{2})*\n\Z")
 _LABEL = b"casemate sealed image/1 "
 
@@ -175,3 +178,28 @@ def _check_size(size: int) -> None:
             got=f"{size} bytes",
             remedy="Make one with `casemate key new FILE`.",
         )
+
+
+def read_key_file(path: Path) -> Secret:
+    """Read an image key from a file.
+
+    Raises:
+        UsageError: ``image.key-unreadable``.
+        MalformedError: ``image.key-file``.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_KEY_FILE + 1)
+    except OSError as error:
+        raise UsageError(
+            "image.key-unreadable",
+            f"the key file {path} can't be read",
+            field=str(path),
+            got=os.strerror(error.errno or 0),
+            remedy="Check the name and the permissions, or make one with `casemate key new FILE`.",
+        ) from error
+    try:
+        return parse_key_file(data)
+    except MalformedError as error:
+        error.message = f"{path}: {error.message}"
+        raise

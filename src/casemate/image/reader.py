@@ -36,7 +36,7 @@ from casemate.image.format import (
     parse_prologue,
     parse_toc,
 )
-from casemate.image.keys import ContentKey, unwrap_content_key
+from casemate.image.keys import ContentKey, unwrap_content_key, wrap_content_key
 from casemate.image.payload import Layout, check_frame, lay_out, tree_entry
 from casemate.image.tree import EntryKind
 from casemate.image.workers import Meter, Progress, Step, run_steps
@@ -420,6 +420,31 @@ def open_image(
         if not error.message.startswith(f"{path}"):
             error.message = f"{path}: {error.message}"
         raise
+
+
+def rewrapped_slot(path: Path, key: Secret, new_key: Secret) -> bytes:
+    """The key slot of an image for another image key: 40 bytes. Data and id stay as they are.
+
+    Args:
+        path: the image file; nothing is written to it.
+        key: the key that its slot is for.
+        new_key: the key that the new slot is for.
+
+    Raises:
+        MalformedError, NotGenuineError, UnavailableError: as :func:`open_image`.
+
+    Does not check: that nobody kept the old key and the old slot. Who did can still read the
+    image; only sealing again ends that.
+    """
+    file = ImageFile(path)
+    try:
+        header = file.header
+        content = unwrap_content_key(
+            file.prologue.slot, key, salt=header.salt, commitment=header.key_commitment
+        )
+        return wrap_content_key(content, new_key)
+    finally:
+        file.close()
 
 
 def _unreadable(path: Path, error: OSError, what: str | None = None) -> CasemateError:

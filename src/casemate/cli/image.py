@@ -1,0 +1,234 @@
+"""``casemate image``: seal directory trees, and look at, check and open what was sealed."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from casemate.encoding import decode_hex
+from casemate.errors import CasemateError
+from casemate.image.extract import extract as extract_image
+from casemate.image.format import TocEntry
+from casemate.image.fuse import FuseMount
+from casemate.image.keys import read_key_file
+from casemate.image.reader import ImageFile, SealedImage, open_image
+from casemate.image.seal import seal as seal_tree
+from casemate.image.tree import tree_from_directory
+from casemate.types import Sha384
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_json = click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
+_key = click.option("--key", "key", type=_FILE, required=True, help="The image's key file.")
+_id = click.option(
+    "--id",
+    "image_id",
+    metavar="HEX",
+    help="Which image it must be; without it, any image under the key is taken.",
+)
+
+
+@click.group()
+def command() -> None:
+    """Seal a directory tree into one encrypted file, and open what was sealed."""
+
+
+@command.command(epilog="Example:  casemate image seal model/ model.image --key secrets/model_key")
+@click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("output", type=_FILE)
+@_key
+@click.option("--keep-owner", is_flag=True, help="Keep owners; otherwise all belongs to root.")
+@click.option("--keep-times", is_flag=True, help="Keep times of change; otherwise all are 0.")
+@_json
+def seal(
+    source: Path, output: Path, key: Path, keep_owner: bool, keep_times: bool, as_json: bool
+) -> None:
+    """Seal the tree in SOURCE into OUTPUT.
+
+    The same tree under the same key gives the same file. The id that is printed pins every byte;
+    a launch contract names images by it.
+    """
+    secret = read_key_file(key)
+    tree = tree_from_directory(source, keep_owner=keep_owner, mtime=None if keep_times else 0)
+    with _progress("sealing") as progress:
+        info = seal_tree(tree, secret, output, progress=progress)
+    _report(
+        {
+            "image": str(info.path),
+            "id": str(info.id),
+            "entries": info.entries,
+            "payload_size": info.payload_size,
+            "file_size": info.file_size,
+        },
+        as_json=as_json,
+    )
+
+
+@command.command(epilog="Example:  casemate image show model.image")
+@click.argument("image", type=_FILE)
+@click.option("--key", "key", type=_FILE, help="Its key file, to tell what is inside too.")
+@_json
+def show(image: Path, key: Path | None, as_json: bool) -> None:
+    """Say what IMAGE is: what anyone can see of it and, with the key, what is inside."""
+    file = ImageFile(image)
+    file.close()
+    report: dict[str, str | int] = {
+        "image": str(image),
+        "id": str(file.id),
+        "payload_size": file.header.payload_size,
+        "file_size": file.header.file_size,
+        "chunks": file.header.chunks,
+    }
+    if key is not None:
+        with open_image(image, read_key_file(key), file.id) as opened:
+            report["entries"] = len(opened.entries)
+            report["content_size"] = sum(entry.size for entry in opened)
+    _report(report, as_json=as_json)
+
+
+@command.command(epilog="Example:  casemate image ls model.image --key secrets/model_key")
+@click.argument("image", type=_FILE)
+@_key
+@_id
+@_json
+def ls(image: Path, key: Path, image_id: str | None, as_json: bool) -> None:
+    """List the entries of IMAGE."""
+    with _opened(image, key, image_id) as opened:
+        entries = tuple(opened)
+    if as_json:
+        click.echo(json.dumps([_as_json(entry) for entry in entries]))
+        return
+    for entry in entries:
+        link = f" -> {entry.target}" if entry.target else ""
+        click.echo(
+            f"{entry.kind.value:<9} {entry.mode:04o} {entry.uid:>5} {entry.gid:>5} "
+            f"{entry.size:>12} {entry.path}{link}"
+        )
+
+
+@command.command(epilog="Example:  casemate image verify model.image --key secrets/model_key")
+@click.argument("image", type=_FILE)
+@_key
+@_id
+@_json
+def verify(image: Path, key: Path, image_id: str | None, as_json: bool) -> None:
+    """Read all of IMAGE and check every byte."""
+    with _opened(image, key, image_id) as opened, _progress("verifying") as progress:
+        opened.verify_all(progress=progress)
+        report = {"image": str(image), "id": str(opened.id), "verified": "every byte"}
+    _report(report, as_json=as_json)
+
+
+@command.command(
+    epilog="Example:  casemate image extract model.image /dev/shm/model --key secrets/model_key"
+)
+@click.argument("image", type=_FILE)
+@click.argument("folder", type=_FOLDER)
+@_key
+@_id
+@click.option("--only", multiple=True, metavar="PATH", help="Only this path and what is under it.")
+@click.option("--restore-owner", is_flag=True, help="Restore owners too. Needs root.")
+@_json
+def extract(
+    image: Path,
+    folder: Path,
+    key: Path,
+    image_id: str | None,
+    only: tuple[str, ...],
+    restore_owner: bool,
+    as_json: bool,
+) -> None:
+    """Extract IMAGE into FOLDER, which must be empty or new.
+
+    What is written there is plaintext: choose memory-backed storage.
+    """
+    with _opened(image, key, image_id) as opened, _progress("extracting") as progress:
+        done = extract_image(
+            opened, folder, subset=only or None, progress=progress, restore_owner=restore_owner
+        )
+    _report(
+        {
+            "folder": str(folder),
+            "entries": done.entries,
+            "content_size": done.size,
+            "without_attributes": ", ".join(done.without_attributes),
+        },
+        as_json=as_json,
+    )
+
+
+@command.command(epilog="Example:  casemate image mount model.image /mnt --key secrets/model_key")
+@click.argument("image", type=_FILE)
+@click.argument("folder", type=_FOLDER)
+@_key
+@_id
+def mount(image: Path, folder: Path, key: Path, image_id: str | None) -> None:
+    """Mount IMAGE on FOLDER, read-only, until Ctrl-C, SIGTERM or umount."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _opened(image, key, image_id) as opened:
+        mounted = FuseMount(opened, folder, on_error=_complain)
+        try:
+            with mounted:
+                click.echo(f"{image} is mounted on {folder}; Ctrl-C unmounts it", err=True)
+                mounted.wait()
+        except KeyboardInterrupt:
+            click.echo(f"{folder} is unmounted", err=True)
+
+
+def _opened(image: Path, key: Path, image_id: str | None) -> SealedImage:
+    expected = None
+    if image_id is not None:
+        expected = Sha384(decode_hex(image_id, field="--id", length=48))
+    return open_image(image, read_key_file(key), expected)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update
+
+
+def _report(report: dict[str, str | int], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    for name, value in report.items():
+        if value != "":
+            click.echo(f"{name.replace('_', ' ') + ':':<15}{value}")
+
+
+def _as_json(entry: TocEntry) -> dict[str, str | int]:
+    return {
+        "path": entry.path,
+        "kind": entry.kind.value,
+        "mode": f"{entry.mode:04o}",
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "mtime": entry.mtime,
+        "size": entry.size,
+        "target": entry.target,
+    }
+
+
+def _complain(error: CasemateError) -> None:
+    click.echo(f"casemate: {error} [{error.code}]", err=True)
