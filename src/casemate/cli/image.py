@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -191,13 +191,15 @@ def _opened(image: Path, key: Path, image_id: str | None) -> SealedImage:
 
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     with bar:
         task = bar.add_task(what, total=None)
@@ -208,7 +210,7 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield update
 
 
-def _report(report: dict[str, str | int], *, as_json: bool) -> None:
+def _report(report: Mapping[str, str | int], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report))
         return
