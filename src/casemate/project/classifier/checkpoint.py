@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -125,7 +125,8 @@ def _read_storages(
             raise malformed(
                 "storage", "the checkpoint is cut short", f"{count} elements", len(data) - position
             )
-        storages[key] = np.frombuffer(data, dtype=dtype, count=count, offset=position)
+        elements = np.frombuffer(data, dtype=dtype, count=count, offset=position)
+        storages[key] = cast("_Elements", elements)
         position += count * dtype.itemsize
     if position != len(data):
         raise malformed("size", "bytes after the last storage", position, len(data))

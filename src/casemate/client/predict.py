@@ -1,0 +1,245 @@
+"""Ask a model server, over a connection that is trusted for a stated reason.
+
+``Trust`` says why a server is believed. A further kind, one that appraises the Evidence in the
+server's certificate, joins the union and ``_channel``; nothing else here depends on the kinds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, cast
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError
+
+from casemate.client.wire import tensorflow_serving_pb2 as wire
+from casemate.errors import (
+    CasemateError,
+    MalformedError,
+    NotGenuineError,
+    UnavailableError,
+    UsageError,
+)
+
+_PREDICT: Final = "/tensorflow.serving.PredictionService/Predict"
+SIGNATURE: Final = "serving_default"
+INPUT: Final = "input_1"
+OUTPUT: Final = "activation_49"
+_MAX_REPLY_BYTES: Final = 16 << 20
+_CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedCertificate:
+    """Trust the server that holds the key of this certificate, or of one that it signed.
+
+    Args:
+        pem: the certificate in PEM. It must name the host that is asked.
+    """
+
+    pem: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Plaintext:
+    """Trust whoever answers, and let everyone on the way read along."""
+
+
+Trust: TypeAlias = PinnedCertificate | Plaintext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What to ask.
+
+    Args:
+        server: ``host:port``.
+        trust: why the server is believed.
+        model: the model's name at the server.
+        pixels: float32, ``[n, height, width, 3]``.
+        timeout: seconds in all.
+    """
+
+    server: str
+    trust: Trust
+    model: str
+    pixels: npt.NDArray[np.float32]
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The model that answered, its version, and its scores for the first picture."""
+
+    model: str
+    version: int
+    scores: tuple[float, ...]
+
+
+def read_certificate(pem: bytes) -> PinnedCertificate:
+    """Take a certificate file's content.
+
+    Raises:
+        MalformedError: ``client.certificate`` where it isn't PEM.
+    """
+    if not _CERTIFICATE.search(pem):
+        raise MalformedError(
+            "client.certificate",
+            "not a certificate",
+            field="crt",
+            expected="a certificate in PEM",
+        )
+    return PinnedCertificate(pem=pem)
+
+
+def predict(question: Question) -> Answer:
+    """Send the request that the reference's client sends, and read its answer.
+
+    Raises:
+        UsageError: ``client.server``, ``client.model``, ``client.refused``.
+        NotGenuineError: ``client.server-name``, ``client.server-certificate``.
+        UnavailableError: ``client.unreachable``, ``client.timeout``, ``client.server-failed``.
+        MalformedError: ``client.reply``, ``client.certificate``.
+    """
+    request = wire.PredictRequest()
+    request.model_spec.name = question.model
+    request.model_spec.signature_name = SIGNATURE
+    tensor = request.inputs[INPUT]
+    tensor.dtype = wire.DT_FLOAT
+    for size in question.pixels.shape:
+        tensor.tensor_shape.dim.add(size=size)
+    tensor.tensor_content = np.ascontiguousarray(question.pixels, "<f4").tobytes()
+    with _channel(question) as channel:
+        call: grpc.UnaryUnaryMultiCallable[wire.PredictRequest, bytes] = channel.unary_unary(
+            _PREDICT, request_serializer=wire.PredictRequest.SerializeToString
+        )
+        try:
+            content = call(request, timeout=question.timeout)
+        except grpc.RpcError as error:
+            # What is raised is a call as well; the two types don't say so.
+            ended = cast("grpc.Call", error)
+            raise _failure(question, ended.code(), ended.details() or "") from error
+    return _read(content)
+
+
+def _channel(question: Question) -> grpc.Channel:
+    host, _, port = question.server.rpartition(":")
+    valid_port = port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536
+    if not valid_port or not re.fullmatch(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", host):
+        raise UsageError(
+            "client.server",
+            "not the address of a server",
+            field="server",
+            expected="host:port, like localhost:9000",
+            got=question.server,
+        )
+    options = [
+        ("grpc.max_receive_message_length", _MAX_REPLY_BYTES),
+        # A proxy named in the environment has no business between us and the server.
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.enable_retries", 0),
+    ]
+    if isinstance(question.trust, Plaintext):
+        return grpc.insecure_channel(question.server, options)
+    credentials = grpc.ssl_channel_credentials(root_certificates=question.trust.pem)
+    return grpc.secure_channel(question.server, credentials, options)
+
+
+def _failure(question: Question, code: grpc.StatusCode, details: str) -> CasemateError:
+    """The error that says what went wrong, and what to do about it."""
+    server = question.server
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return _no_connection(server, details)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return UnavailableError(
+            "client.timeout",
+            f"{server} didn't answer in time",
+            expected=f"within {question.timeout:g} s",
+            remedy="Try again, or give it longer with --timeout.",
+        )
+    if code is grpc.StatusCode.NOT_FOUND:
+        return UsageError(
+            "client.model",
+            f"{server} doesn't serve the model '{question.model}'",
+            field="model",
+            got=details,
+            remedy="Name the model that it serves with --model.",
+        )
+    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
+        return UsageError(
+            "client.refused",
+            f"{server} refused the request",
+            got=details,
+            remedy="Is it a TensorFlow Serving server with an ImageNet classifier?",
+        )
+    return UnavailableError(
+        "client.server-failed",
+        f"{server} failed on the request",
+        got=f"{code.name}: {details}",
+        remedy="Look into the server's log.",
+    )
+
+
+def _no_connection(server: str, details: str) -> CasemateError:
+    """Why there is no connection. gRPC tells the reasons apart only in its text."""
+    if "not in peer certificate" in details or "Hostname Verification" in details:
+        return NotGenuineError(
+            "client.server-name",
+            f"the server's certificate is not for '{server.rpartition(':')[0]}'",
+            field="server",
+            remedy="Use the host name that the certificate was made for, or have one made for "
+            "this name: casemate secret tls --host NAME.",
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return NotGenuineError(
+            "client.server-certificate",
+            f"{server} isn't the server of this certificate, or the certificate has expired",
+            field="crt",
+            remedy="Get the certificate from whoever runs the server. Don't send anything to "
+            "this one before.",
+        )
+    remedy = "Is the server running there? Is the port right?"
+    if "WRONG_VERSION_NUMBER" in details or "Socket closed" in details:
+        remedy = "One side speaks TLS and the other doesn't: give --crt, or --plaintext."
+    return UnavailableError(
+        "client.unreachable", f"no connection to {server}", got=details, remedy=remedy
+    )
+
+
+def _read(content: bytes) -> Answer:
+    try:
+        reply = wire.PredictResponse.FromString(content)
+    except DecodeError as error:
+        raise _malformed("a PredictResponse", "other bytes") from error
+    names = sorted(reply.outputs)
+    name = OUTPUT if OUTPUT in names else names[0] if len(names) == 1 else None
+    if name is None:
+        raise _malformed(f"an output '{OUTPUT}', or only one", f"{len(names)} outputs")
+    tensor = reply.outputs[name]
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    values: Sequence[float] = tensor.float_val
+    if tensor.tensor_content:
+        if len(tensor.tensor_content) % 4:
+            raise _malformed("float32 values", f"{len(tensor.tensor_content)} bytes")
+        values = np.frombuffer(tensor.tensor_content, "<f4").tolist()
+    if tensor.dtype != wire.DT_FLOAT or len(shape) != 2 or shape[0] * shape[1] != len(values):
+        raise _malformed("DT_FLOAT [n, classes]", f"{len(values)} values for shape {shape[:8]}")
+    return Answer(
+        model=reply.model_spec.name,
+        version=reply.model_spec.version.value,
+        scores=tuple(values[: shape[1]]),
+    )
+
+
+def _malformed(expected: str, got: str) -> MalformedError:
+    return MalformedError(
+        "client.reply",
+        "the server's answer isn't one",
+        field="outputs",
+        expected=expected,
+        got=got,
+    )

@@ -1,0 +1,77 @@
+"""The model server as a process, and messages from it, for tests."""
+
+import contextlib
+import datetime
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from casemate.project.tls import make_tls_identity, tensorflow_serving_ssl_config
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that has said it is ready."""
+
+    process: subprocess.Popen
+    port: int
+    log: Path
+    certificate: bytes | None
+
+    @property
+    def address(self) -> str:
+        return f"localhost:{self.port}"
+
+    def channel(self) -> grpc.Channel:
+        """A new connection to it."""
+        if self.certificate is None:
+            return grpc.insecure_channel(self.address)
+        return grpc.secure_channel(self.address, grpc.ssl_channel_credentials(self.certificate))
+
+
+def server_command(*flags: str) -> list[str]:
+    """The server alone, as a minimal root file system starts it."""
+    return [sys.executable, "-I", "-m", "casemate.serving", *flags]
+
+
+@contextlib.contextmanager
+def running(
+    base: Path, scratch: Path, *flags: str, name: str = "resnet", tls: bool = True
+) -> Iterator[Running]:
+    """Run the server on a free port until the block ends."""
+    certificate = None
+    if tls:
+        identity = make_tls_identity(("localhost",), now=datetime.datetime.now(datetime.UTC))
+        config = scratch / "ssl.cfg"
+        config.write_bytes(tensorflow_serving_ssl_config(identity).reveal())
+        certificate = identity.certificate
+        flags = (*flags, f"--ssl_config_file={config}")
+    command = server_command(
+        "--port=0", "--host=127.0.0.1", f"--model_name={name}", f"--model_base_path={base}", *flags
+    )
+    log = scratch / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        yield Running(process, _ready_port(process, log), log, certificate)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _ready_port(process: subprocess.Popen, log: Path) -> int:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = re.search(r"ready: .* on \S+:(\d+) \(", log.read_text())
+        if found:
+            return int(found[1])
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.01)
+    raise AssertionError(f"not ready: {log.read_text()}")
