@@ -6,11 +6,12 @@ starts the workload, forwards signals, reaps whatever ends, and reports how the 
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
@@ -164,13 +165,11 @@ def _reap(workload: int) -> int:
             return code if code >= 0 else 128 - code
 
 
-def _forward_to(child: int) -> ctypes._FuncPointer | object:
+def _forward_to(child: int) -> Callable[[int, FrameType | None], None]:
     def forward(number: int, frame: FrameType | None) -> None:
         del frame
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
-        except ProcessLookupError:
-            pass
 
     return forward
 

@@ -17,17 +17,20 @@ from casemate.encoding import CborValue
 from casemate.errors import CasemateError, InternalError
 from casemate.launcher import linux
 from casemate.launcher.init import FORWARDED, Workload, run_init
-from casemate.launcher.isolation import Isolation, choose_isolation, enter_isolation
+from casemate.launcher.isolation import choose_isolation, enter_isolation
 from casemate.launcher.newroot import NewRoot
 from casemate.launcher.options import LaunchOptions
 from casemate.launcher.storage import require_no_plain_swap
-from casemate.launcher.wire import error_message, receive_message, send_message
+from casemate.launcher.wire import error_from, error_message, receive_message, send_message
 from casemate.protocol.contract import LaunchContract
 from casemate.types import Secret
 
+GIVE_UP = signal.SIGALRM
+"""From the launcher: take everything down now."""
+
 
 class _LauncherGoneError(BaseException):
-    """The launcher ended before its workload: take everything down."""
+    """The launcher has ended, or given up, before its workload: take everything down."""
 
 
 def run_keeper(
@@ -40,13 +43,13 @@ def run_keeper(
     launcher = os.getppid()
 
     def gone(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if os.getppid() != launcher:
+        del frame
+        if number == GIVE_UP or os.getppid() != launcher:
             raise _LauncherGoneError
 
-    status = 1
     try:
         signal.signal(signal.SIGTERM, gone)
+        signal.signal(GIVE_UP, gone)
         linux.die_with_parent(signal.SIGTERM)
         os.setsid()  # Ctrl-C reaches the launcher, which forwards it once
         status = _keep(control, contract, environment, options, launcher)
@@ -130,8 +133,6 @@ def _watch(control: socket.socket, to_init: socket.socket, init: int, launcher: 
         if kind == "exit":
             return message.take("status", int)
         if kind == "error":
-            from casemate.launcher.wire import error_from
-
             raise error_from(message)
         send_message(control, {"kind": "started", "pid": message.take("pid", int)})
     raise InternalError("launcher.init", "the workload's parent was killed")
@@ -162,6 +163,3 @@ def _children() -> list[int]:
 def _report(control: socket.socket, error: CasemateError) -> None:
     with contextlib.suppress(OSError):
         send_message(control, error_message(error))
-
-
-__all__ = ["Isolation", "run_keeper"]

@@ -48,7 +48,7 @@ def unshare(flags: int) -> None:
 def mount(
     source: str | None, target: Path | str, kind: str | None, flags: int = 0, data: str = ""
 ) -> None:
-    """Mount, or change a mount. Raises `OSError` that names the target. Source: mount(2)."""
+    """Mount a file system, or change a mount. Raises `OSError` that names the target."""
     result = _libc.mount(
         None if source is None else os.fsencode(source),
         os.fsencode(target),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from casemate.errors import CasemateError, UsageError
 from casemate.image.extract import extract
-from casemate.image.fuse import FuseMount, fuse_unavailable
+from casemate.image.fuse import FuseMount, fuse_available
 from casemate.image.keys import parse_key_file
 from casemate.image.reader import SealedImage, open_image
 from casemate.launcher import linux
@@ -203,7 +203,7 @@ class NewRoot(contextlib.ExitStack):
         """Why a volume can't be mounted, or None."""
         if self._options.open is OpenChoice.EXTRACT:
             return "as asked"
-        return fuse_unavailable() if self._isolation.can_mount else "no mount rights"
+        return fuse_available() if self._isolation.can_mount else "no mount rights"
 
     def _fuse(self, opened: Opened, path: Path) -> None:
         def failed(error: CasemateError) -> None:

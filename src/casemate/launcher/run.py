@@ -16,7 +16,7 @@ from casemate.evidence import Evidence
 from casemate.launcher import linux
 from casemate.launcher.environment import workload_environment
 from casemate.launcher.init import FORWARDED
-from casemate.launcher.keeper import run_keeper
+from casemate.launcher.keeper import GIVE_UP, run_keeper
 from casemate.launcher.options import LaunchOptions
 from casemate.launcher.status import Status
 from casemate.launcher.wire import error_from, receive_message, send_message
@@ -129,13 +129,12 @@ def _forward_signals(keeper: int) -> None:
 
 
 def _end(keeper: int) -> None:
-    """The control socket is closed or about to be; make sure the keeper is gone."""
+    """Have the keeper take everything down, if it hasn't, and wait for that."""
     for number in FORWARDED:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
-        done, _ = os.waitpid(keeper, os.WNOHANG)
-        if done == 0:
-            os.kill(keeper, signal.SIGUSR1)
+        if os.waitpid(keeper, os.WNOHANG) == (0, 0):
+            os.kill(keeper, GIVE_UP)
             os.waitpid(keeper, 0)
 
 
