@@ -5,14 +5,11 @@ from __future__ import annotations
 import datetime
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TextIO
 
-from casemate.errors import CasemateError, NotAcceptableError
 from casemate.policy.constraint import show
 from casemate.protocol import VerifiedPeer
-
-_MAX_TEXT = 4096
 
 
 class AuditTrail:
@@ -57,20 +54,3 @@ def describe_peer(peer: VerifiedPeer | None) -> dict[str, str] | None:
     claims = {name: show(value) for name, value in peer.report.claims.items()}
     launch = peer.claims.launch
     return {"tee": peer.report.tee.value, **claims, "launch": show(launch)}
-
-
-def describe_error(error: CasemateError) -> Mapping[str, object]:
-    """An error with everything that explains it, for an audit line."""
-    details: dict[str, object] = {key: value[:_MAX_TEXT] for key, value in error.as_dict().items()}
-    if isinstance(error, NotAcceptableError):
-        details["mismatches"] = [
-            {
-                "where": mismatch.where,
-                "field": mismatch.field,
-                "expected": mismatch.expected[:_MAX_TEXT],
-                "got": mismatch.got[:_MAX_TEXT],
-                "remedy": mismatch.remedy,
-            }
-            for mismatch in error.mismatches
-        ]
-    return details

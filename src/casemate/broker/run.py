@@ -19,7 +19,7 @@ from typing import TextIO
 import grpc
 
 from casemate.broker.admission import PeerRefusedError, admit
-from casemate.broker.audit import AuditTrail, describe_error, describe_peer
+from casemate.broker.audit import AuditTrail, describe_peer
 from casemate.broker.service import KeyBrokerService
 from casemate.broker.store import SecretStore, load_secrets
 from casemate.channel.party import ChannelParty, Limits
@@ -124,7 +124,7 @@ def _audit_connection(audit: AuditTrail, event: ChannelEvent) -> None:
         event.correlation_id,
         event.peer,
         claims=describe_peer(error.peer) if isinstance(error, PeerRefusedError) else None,
-        error=None if error is None else describe_error(error),
+        error=None if error is None else error.as_dict(),
     )
     if event.kind is ChannelEventKind.REFUSED and error is not None:
         sys.stderr.write(

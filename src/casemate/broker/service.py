@@ -7,7 +7,7 @@ from collections.abc import Callable
 import grpc
 
 from casemate.broker.admission import Admission
-from casemate.broker.audit import AuditTrail, describe_error, describe_peer
+from casemate.broker.audit import AuditTrail, describe_peer
 from casemate.broker.store import SecretStore
 from casemate.channel.server import PeerState
 from casemate.errors import CasemateError, MalformedError, NotGenuineError
@@ -53,7 +53,7 @@ class KeyBrokerService:
         peer = self._peer_state(context.peer())
         if peer is None:
             error = NotGenuineError("broker.no-channel", "not through an attested channel")
-            self._audit.write("refused", _NO_CHANNEL_ID, "local", error=describe_error(error))
+            self._audit.write("refused", _NO_CHANNEL_ID, "local", error=error.as_dict())
             context.abort(
                 grpc.StatusCode.UNAUTHENTICATED, encode_refusal(error.code, _NO_CHANNEL_ID)
             )
@@ -88,5 +88,5 @@ class KeyBrokerService:
             secrets=[name[:64] for name in names],
             policies=sorted(peer.state.appraised),
             claims=describe_peer(peer.state.peer),
-            error=None if error is None else describe_error(error),
+            error=None if error is None else error.as_dict(),
         )

@@ -10,7 +10,8 @@ from typing import NoReturn
 import click
 
 from casemate import __version__
-from casemate.errors import CasemateError, NotAcceptableError
+from casemate.errors import CasemateError
+from casemate.errors.render import render_error
 
 _COMMANDS = {
     "key": "Make and look at key files",
@@ -88,32 +89,8 @@ def main() -> NoReturn:
 
 def _show(error: CasemateError, *, wants_json: bool) -> None:
     if wants_json:
-        details: dict[str, object] = dict(error.as_dict())
-        if isinstance(error, NotAcceptableError):
-            details["mismatches"] = [
-                {
-                    "where": mismatch.where,
-                    "field": mismatch.field,
-                    "expected": mismatch.expected,
-                    "got": mismatch.got,
-                    "remedy": mismatch.remedy,
-                }
-                for mismatch in error.mismatches
-            ]
-        click.echo(json.dumps({"error": details}))
-    click.echo(f"casemate: {error.cause}: {error.message} [{error.code}]", err=True)
-    for label, text in (
-        ("field", error.field),
-        ("expected", error.expected),
-        ("got", error.got),
-    ):
-        if text is not None:
-            click.echo(f"  {label + ':':<10}{text}", err=True)
-    if isinstance(error, NotAcceptableError):
-        for mismatch in error.mismatches:
-            click.echo(f"  - {mismatch}", err=True)
-    if error.remedy is not None:
-        click.echo(f"  {'remedy:':<10}{error.remedy}", err=True)
+        click.echo(json.dumps({"error": error.as_dict()}))
+    click.echo(render_error(error), err=True)
 
 
 if __name__ == "__main__":

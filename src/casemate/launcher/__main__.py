@@ -1,0 +1,49 @@
+"""``python -I -m casemate.launcher``: what ``casemate launch`` becomes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from types import FrameType
+from typing import NoReturn
+
+from casemate.errors import CasemateError
+from casemate.errors.render import render_error
+from casemate.launcher.environment import scrub_own_environment
+
+
+def main() -> NoReturn:
+    """Launch, and exit with the workload's status or with the code of what went wrong."""
+    began = time.monotonic()
+    scrub_own_environment()
+    signal.signal(signal.SIGTERM, _stop)
+    as_json = "--json" in sys.argv[1:]
+    try:
+        # Only now: libraries must not see the host's environment.
+        from casemate.launcher.options import parse_options
+        from casemate.launcher.run import run_launch
+        from casemate.launcher.status import Status
+
+        options = parse_options(sys.argv[1:])
+        code = run_launch(options, Status(as_json=options.as_json, began=began))
+    except CasemateError as error:
+        if as_json:
+            sys.stdout.write(json.dumps({"event": "error", "error": error.as_dict()}) + "\n")
+        sys.stderr.write(render_error(error, program="casemate launch") + "\n")
+        code = error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("casemate launch: interrupted\n")
+        code = 130
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    del frame
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

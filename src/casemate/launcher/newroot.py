@@ -1,0 +1,329 @@
+"""Make the new root: open the images, place the secrets, add the few devices a server needs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from casemate.errors import CasemateError, UsageError
+from casemate.image.extract import extract
+from casemate.image.fuse import FuseMount, fuse_available
+from casemate.image.keys import parse_key_file
+from casemate.image.reader import SealedImage, open_image
+from casemate.launcher import linux
+from casemate.launcher.isolation import Isolation
+from casemate.launcher.options import LaunchOptions, OpenChoice
+from casemate.launcher.storage import memory_directory
+from casemate.protocol.contract import ImageMount, LaunchContract, SecretPlacement
+from casemate.types import Secret
+
+_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9))
+_LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+)
+_BASES = ("/mnt", "/media", "/srv", "/opt", "/run", "/var/tmp", "/tmp")  # noqa: S108  mount points
+_SLACK = 64 << 20
+_NO_SYMLINK = os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """An image that is open, and what it is for."""
+
+    mount: ImageMount
+    image: SealedImage
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(entry.size for entry in self.image)
+
+
+class NewRoot(contextlib.ExitStack):
+    """The new root file system; closing it takes everything down again.
+
+    Args:
+        contract: says what is mounted and placed.
+        options: the host's part: where images lie, how to open them.
+        isolation: what was entered.
+        tell: told of each step: event, sentence, details.
+    """
+
+    def __init__(
+        self,
+        contract: LaunchContract,
+        options: LaunchOptions,
+        isolation: Isolation,
+        tell: Callable[..., None],
+    ) -> None:
+        super().__init__()
+        self._contract = contract
+        self._options = options
+        self._isolation = isolation
+        self._tell = tell
+
+    def build(self, secrets: dict[str, Secret]) -> Path:
+        """Build it.
+
+        Args:
+            secrets: image keys and secrets to place, by name.
+
+        Returns:
+            The directory that becomes the workload's ``/``.
+
+        Raises:
+            CasemateError: an image is wrong, or the machine doesn't allow what is needed.
+        """
+        # 1. Open every image before anything is mounted: a wrong one costs nothing.
+        opened = [self._open(mount, secrets[mount.key]) for mount in self._contract.images]
+        root = next(item for item in opened if item.mount.mount == "/")
+        volumes = sorted(
+            (item for item in opened if item is not root), key=lambda item: item.mount.mount
+        )
+        # 2. The root file system, then volumes inside it.
+        path = self._root(root, needed=sum(item.size for item in opened) + _SLACK)
+        for volume in volumes:
+            self._volume(path, volume)
+        # 3. Secrets, each a new file.
+        for placement in self._contract.secrets:
+            _place(path, placement, secrets[placement.name], owner=self._owner())
+        # 4. What a server expects around it.
+        self._devices(path)
+        self._tell("root", None, path=str(path))
+        return path
+
+    def _open(self, mount: ImageMount, key: Secret) -> Opened:
+        path = self._options.image_file(mount.name)
+        image = open_image(path, parse_key_file(key.reveal()), mount.id)
+        self.callback(image.close)
+        return Opened(mount=mount, image=image)
+
+    def _root(self, root: Opened, *, needed: int) -> Path:
+        if not self._isolation.can_mount:
+            base, where = memory_directory(needed, allow_disk=self._options.allow_disk)
+            self.callback(_remove_tree, base)
+            return self._extract_root(root, base / "root", where)
+        base = self._memory_base()
+        if self._options.open is OpenChoice.MOUNT:
+            path = self._overlay(root, base)
+        else:
+            path = self._extract_root(root, base / "root", "memory")
+        # A mount point, so that it can be pivoted into.
+        linux.mount(str(path), path, None, linux.MS_BIND | linux.MS_REC)
+        return path
+
+    def _memory_base(self) -> Path:
+        images = [
+            os.path.realpath(self._options.image_file(mount.name))
+            for mount in self._contract.images
+        ]
+        for base in _BASES:
+            if Path(base).is_dir() and not any(file.startswith(base + "/") for file in images):
+                # Only we see it: it covers the host's folder in our mount namespace alone.
+                linux.mount(
+                    "casemate",
+                    base,
+                    "tmpfs",
+                    linux.MS_NOSUID | linux.MS_NODEV,
+                    "mode=0755,size=90%",
+                )
+                return Path(base)
+        raise UsageError(
+            "launcher.storage", "no folder to mount memory on", expected=" or ".join(_BASES)
+        )
+
+    def _extract_root(self, root: Opened, path: Path, where: str) -> Path:
+        size = f"{root.size / (1 << 20):.0f} MiB"
+        extract(root.image, path, restore_owner=self._is_real_root())
+        path.chmod(0o755)
+        self._tell(
+            "image",
+            f"image {root.mount.name}: extracted to {where}, {size}",
+            name=root.mount.name,
+            way="extract",
+            bytes=root.size,
+        )
+        return path
+
+    def _overlay(self, root: Opened, base: Path) -> Path:
+        lower, upper, work, merged = (base / name for name in ("lower", "upper", "work", "root"))
+        for folder in (lower, upper, work, merged):
+            folder.mkdir(mode=0o755)
+        self._fuse(root, lower)
+        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+        if self._isolation is Isolation.USER_NAMESPACE:
+            options += ",userxattr"
+        linux.mount("casemate", merged, "overlay", linux.MS_NOSUID | linux.MS_NODEV, options)
+        self._tell(
+            "image",
+            f"image {root.mount.name}: mounted lazily, changes stay in memory",
+            name=root.mount.name,
+            way="mount",
+        )
+        return merged
+
+    def _volume(self, root: Path, volume: Opened) -> None:
+        path = root / volume.mount.mount.lstrip("/")
+        _make_folders(root, volume.mount.mount)
+        name = volume.mount.name
+        reason = self._no_mount()
+        if reason is None:
+            self._fuse(volume, path)
+            self._tell(
+                "image", f"image {name}: mounted lazily at {volume.mount.mount}",
+                name=name, way="mount",
+            )  # fmt: skip
+            return
+        if self._options.open is OpenChoice.MOUNT:
+            raise UsageError(
+                "launcher.open",
+                f"the image {name} can't be mounted here",
+                field="--open",
+                expected="FUSE and mount rights",
+                got=reason,
+                remedy="Use --open auto, which then extracts it to memory.",
+            )
+        self._tell(
+            "image",
+            f"image {name}: extracting to memory, {volume.size / (1 << 20):.0f} MiB ({reason})",
+            name=name,
+            way="extract",
+            bytes=volume.size,
+        )
+        extract(volume.image, path, restore_owner=self._is_real_root())
+
+    def _no_mount(self) -> str | None:
+        """Why a volume can't be mounted, or None."""
+        if self._options.open is OpenChoice.EXTRACT:
+            return "as asked"
+        return fuse_available() if self._isolation.can_mount else "no mount rights"
+
+    def _fuse(self, opened: Opened, path: Path) -> None:
+        def failed(error: CasemateError) -> None:
+            self._tell("image-error", f"image {opened.mount.name}: {error}", code=error.code)
+
+        mount = FuseMount(opened.image, path, on_error=failed)
+        mount.start()
+        self.callback(mount.stop)
+
+    def _devices(self, root: Path) -> None:
+        for name, mode in (("dev", 0o755), ("proc", 0o555), ("tmp", 0o1777), ("run", 0o755)):
+            folder = root / name
+            if not folder.exists():
+                folder.mkdir()
+                folder.chmod(mode)
+        if self._isolation.can_mount:
+            self._bind_devices(root)
+        else:
+            self._make_devices(root)
+
+    def _bind_devices(self, root: Path) -> None:
+        flags = linux.MS_NOSUID | linux.MS_NOEXEC
+        linux.mount("casemate", root / "dev", "tmpfs", flags, "mode=0755,size=64k")
+        for name, _, _ in _DEVICES:
+            (root / "dev" / name).touch()
+            linux.mount(f"/dev/{name}", root / "dev" / name, None, linux.MS_BIND)
+        for name, target in _LINKS:
+            (root / "dev" / name).symlink_to(target)
+        shared = root / "dev" / "shm"
+        shared.mkdir()
+        linux.mount("casemate", shared, "tmpfs", flags | linux.MS_NODEV, "mode=1777")
+        # Libraries size their thread pools by what this shows; read-only.
+        cpus = "/sys/devices/system/cpu"
+        with contextlib.suppress(OSError):
+            (root / cpus.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            linux.mount(cpus, root / cpus.lstrip("/"), None, linux.MS_BIND)
+            linux.mount(
+                None,
+                root / cpus.lstrip("/"),
+                None,
+                linux.MS_REMOUNT
+                | linux.MS_BIND
+                | linux.MS_RDONLY
+                | linux.MS_NOSUID
+                | linux.MS_NODEV
+                | linux.MS_NOEXEC,
+            )
+
+    def _make_devices(self, root: Path) -> None:
+        for name, major, minor in _DEVICES:
+            path = root / "dev" / name
+            try:
+                os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+                path.chmod(0o666)
+                path.open("rb").close()  # a nodev file system makes them, and refuses to open them
+            except OSError:
+                path.unlink(missing_ok=True)
+                if name == "null":
+                    path.touch(mode=0o666)
+
+    def _owner(self) -> tuple[int, int] | None:
+        """Who must own placed files; None where there's only one user anyway."""
+        if self._isolation is Isolation.USER_NAMESPACE:
+            return None
+        return self._contract.uid, self._contract.gid
+
+    def _is_real_root(self) -> bool:
+        return self._isolation is not Isolation.USER_NAMESPACE and os.geteuid() == 0
+
+
+def _place(
+    root: Path, placement: SecretPlacement, secret: Secret, *, owner: tuple[int, int] | None
+) -> None:
+    """Write a secret to a new file; no link in the image can lead it elsewhere."""
+    folder = _make_folders(root, str(Path(placement.path).parent))
+    name = Path(placement.path).name
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_SYMLINK
+        descriptor = os.open(name, flags, 0o600, dir_fd=folder)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secret.reveal())
+            if owner is not None:
+                os.fchown(descriptor, *owner)
+            os.fchmod(descriptor, placement.mode)
+    except OSError as error:
+        raise _unplaceable(placement.path, error) from error
+    finally:
+        os.close(folder)
+
+
+def _make_folders(root: Path, path: str) -> int:
+    """Open a folder in the new root, making what is missing, following no link."""
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | _NO_SYMLINK)
+    for part in path.strip("/").split("/") if path != "/" else ():
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, 0o755, dir_fd=descriptor)
+            child = os.open(part, os.O_RDONLY | os.O_DIRECTORY | _NO_SYMLINK, dir_fd=descriptor)
+        except OSError as error:
+            raise _unplaceable(path, error) from error
+        finally:
+            os.close(descriptor)
+        descriptor = child
+    return descriptor
+
+
+def _unplaceable(path: str, error: OSError) -> UsageError:
+    return UsageError(
+        "launcher.placement",
+        f"{path} can't be made in the new root",
+        field=path,
+        expected="folders, no links, on the way there",
+        got=error.strerror or str(error),
+        remedy="Name the folder itself in the contract, not a link that leads there.",
+    )
+
+
+def _remove_tree(base: Path) -> None:
+    import shutil
+
+    shutil.rmtree(base, ignore_errors=True)

@@ -1,0 +1,176 @@
+"""Run a launch: contract in, workload's exit status out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import threading
+from pathlib import Path
+from types import FrameType
+
+from casemate.errors import CasemateError, UsageError
+from casemate.evidence import Evidence
+from casemate.launcher import linux
+from casemate.launcher.environment import workload_environment
+from casemate.launcher.init import FORWARDED
+from casemate.launcher.keeper import GIVE_UP, run_keeper
+from casemate.launcher.options import LaunchOptions
+from casemate.launcher.status import Status
+from casemate.launcher.wire import error_from, receive_message, send_message
+from casemate.protocol.contract import MAX_SIZE, LaunchContract
+from casemate.tee import Attester
+from casemate.types import ReportData
+
+
+def run_launch(options: LaunchOptions, status: Status) -> int:
+    """Launch the contract's workload, and stay until it ends.
+
+    Args:
+        options: the host's part.
+        status: told of progress.
+
+    Returns:
+        The workload's exit status; 128 + signal where a signal ended it.
+
+    Raises:
+        CasemateError: nothing was started, or it could not go on.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump may hold a secret
+    contract = LaunchContract.parse(_read_contract(options.contract))
+    environment = workload_environment(contract, options.environment)
+    # The keeper comes before any thread, socket or key: a fork copies what there is.
+    keeper, control = _fork_keeper(contract, environment, options)
+    linux.forbid_dumps()
+    with control:
+        try:
+            _fetch_and_hand_over(contract, options, status, control)
+            return _attend(control, keeper, status)
+        finally:
+            _end(keeper)
+
+
+def _read_contract(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_SIZE + 1)
+    except OSError as error:
+        raise UsageError(
+            "launcher.contract",
+            f"the launch contract {path} can't be read",
+            field="--contract",
+            got=error.strerror or str(error),
+        ) from error
+
+
+def _fork_keeper(
+    contract: LaunchContract, environment: dict[str, str], options: LaunchOptions
+) -> tuple[int, socket.socket]:
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        run_keeper(theirs, contract, environment, options)
+    theirs.close()
+    return pid, ours
+
+
+def _fetch_and_hand_over(
+    contract: LaunchContract, options: LaunchOptions, status: Status, control: socket.socket
+) -> None:
+    from casemate.launcher.fetch import fetch_secrets  # after the fork: the keeper needs no TLS
+
+    attester = _Attesting(options)
+    secrets = fetch_secrets(contract, attester, timeout=options.broker_timeout, status=status)
+    values = {name: secret.reveal() for name, secret in secrets.items()}
+    # A keeper that has failed already says why on the same socket; `_attend` reads it.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        send_message(control, {"secrets": values})
+
+
+def _attend(control: socket.socket, keeper: int, status: Status) -> int:
+    """Pass on what the keeper reports until the workload has ended."""
+    _forward_signals(keeper)
+    while (message := receive_message(control)) is not None:
+        match message.take("kind", str):
+            case "told":
+                details = message.take_map("details")
+                status.tell(
+                    message.take("event", str),
+                    message.take_optional("sentence", str),
+                    **{name: details.take_any(name) for name in details.names()},
+                )
+            case "started":
+                status.tell("started", "the workload runs", pid=message.take("pid", int))
+            case "exit":
+                code = message.take("status", int)
+                status.tell("exit", f"the workload ended with status {code}", status=code)
+                return code
+            case _:
+                raise error_from(message)
+    raise CasemateError("launcher.keeper", "the keeper was killed; the workload ended with it")
+
+
+def _forward_signals(keeper: int) -> None:
+    stops = 0
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal stops
+        del frame
+        stops += number in {signal.SIGTERM, signal.SIGINT}
+        with contextlib.suppress(ProcessLookupError):
+            # A second request to stop isn't left to the workload's discretion.
+            os.kill(keeper, signal.SIGKILL if stops > 1 else number)
+
+    for number in FORWARDED:
+        signal.signal(number, forward)
+
+
+def _end(keeper: int) -> None:
+    """Have the keeper take everything down, if it hasn't, and wait for that."""
+    for number in FORWARDED:
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        if os.waitpid(keeper, os.WNOHANG) == (0, 0):
+            os.kill(keeper, GIVE_UP)
+            os.waitpid(keeper, 0)
+
+
+class _Attesting:
+    """The TEE's attester, made in a thread of its own while the channel is being opened.
+
+    Measuring the launcher's files takes longer than a TCP handshake; evidence is asked for only
+    after it.
+    """
+
+    def __init__(self, options: LaunchOptions) -> None:
+        self._options = options
+        self._made: Attester | None = None
+        self._failure: CasemateError | None = None
+        self._thread = threading.Thread(target=self._make, daemon=True)
+        self._thread.start()
+
+    def attest(self, report_data: ReportData) -> Evidence:
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        assert self._made is not None
+        return self._made.attest(report_data)
+
+    def _make(self) -> None:
+        from casemate.tee.simulated import (
+            DevelopmentRoot,
+            SimulatedTee,
+            development_root_path,
+            measure_launcher,
+        )
+
+        try:
+            root = DevelopmentRoot.load_or_create(
+                self._options.development_root or development_root_path()
+            )
+            self._made = SimulatedTee(root, measurement=measure_launcher())
+        except CasemateError as error:
+            self._failure = error
