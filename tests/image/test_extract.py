@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from tests.support.trees import (
+    CHUNK,
+    KEY,
+    compare_trees,
+    directory,
+    file,
+    seal_folder,
+    symlink,
+    varied,
+)
+
+from casemate.errors import UsageError
+from casemate.image.extract import extract
+from casemate.image.reader import open_image
+from casemate.image.seal import seal
+from casemate.image.tree import EntryKind, TreeEntry, tree_from_directory
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_extracting_gives_the_tree_again(tmp_path: Path, threads: int) -> None:
+    folder, info = seal_folder(tmp_path)
+    with open_image(info.path, KEY) as image:
+        done = extract(image, tmp_path / "out", threads=threads)
+    compare_trees(folder, tmp_path / "out")
+    assert done.entries == info.entries
+    again = tree_from_directory(tmp_path / "out")
+    assert seal(again, KEY, tmp_path / "image 2").id == info.id
+
+
+def test_large_files_are_written_in_parts(tmp_path: Path) -> None:
+    content = varied(20 * CHUNK + 5)
+    info = seal([file("0", b"shift"), file("a", content, 0o400)], KEY, tmp_path / "image")
+    calls: list[tuple[int, int]] = []
+    with open_image(info.path, KEY) as image:
+        extract(image, tmp_path / "out", progress=lambda *call: calls.append(call))
+    assert (tmp_path / "out" / "a").read_bytes() == content
+    assert stat.S_IMODE((tmp_path / "out" / "a").stat().st_mode) == 0o400
+    assert calls[-1] == (len(content) + 5, len(content) + 5)
+
+
+def test_modes_and_times_are_restored(tmp_path: Path) -> None:
+    tree = [
+        TreeEntry(path="d", kind=EntryKind.DIRECTORY, mode=0o500, mtime=1000),
+        TreeEntry(path="d/f", kind=EntryKind.FILE, mode=0o4751, mtime=2000, source=b""),
+        TreeEntry(path="d/l", kind=EntryKind.SYMLINK, mode=0o777, mtime=3000, target="f"),
+    ]
+    info = seal(tree, KEY, tmp_path / "image")
+    with open_image(info.path, KEY) as image:
+        extract(image, tmp_path / "out")
+    out = tmp_path / "out" / "d"
+    assert stat.S_IMODE(out.stat().st_mode) == 0o500
+    assert stat.S_IMODE((out / "f").stat().st_mode) == 0o751, "no set-user-id without the owner"
+    assert [int(p.lstat().st_mtime) for p in (out, out / "f", out / "l")] == [1000, 2000, 3000]
+    out.chmod(0o700)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_owners_are_restored_on_request(tmp_path: Path) -> None:
+    tree = [
+        TreeEntry(path="f", kind=EntryKind.FILE, mode=0o4755, uid=7, gid=8, source=b""),
+        TreeEntry(path="l", kind=EntryKind.SYMLINK, mode=0o777, uid=7, gid=8, target="f"),
+    ]
+    info = seal(tree, KEY, tmp_path / "image")
+    with open_image(info.path, KEY) as image:
+        extract(image, tmp_path / "out", restore_owner=True)
+    for name in ("f", "l"):
+        found = (tmp_path / "out" / name).lstat()
+        assert (found.st_uid, found.st_gid) == (7, 8)
+    assert stat.S_IMODE((tmp_path / "out" / "f").stat().st_mode) == 0o4755
+
+
+def test_attributes_are_restored_or_reported(tmp_path: Path) -> None:
+    tree = [
+        TreeEntry(path="f", kind=EntryKind.FILE, mode=0o644, source=b"", xattrs=(("user.a", b"1"),))
+    ]
+    info = seal(tree, KEY, tmp_path / "image")
+    with open_image(info.path, KEY) as image:
+        done = extract(image, tmp_path / "out")
+    if done.without_attributes:
+        assert done.without_attributes == ("f",)
+    else:
+        assert os.getxattr(tmp_path / "out" / "f", "user.a") == b"1"
+
+
+def test_a_subset_comes_with_its_directories_and_linked_files(tmp_path: Path) -> None:
+    _, info = seal_folder(tmp_path)
+    with open_image(info.path, KEY) as image:
+        extract(image, tmp_path / "out", subset=["etc/nothing too", "bin"])
+        with pytest.raises(UsageError) as caught:
+            extract(image, tmp_path / "other", subset=["missing"])
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*")) == [
+        "bin",
+        "bin/tool",
+        "etc",
+        "etc/nothing",
+        "etc/nothing too",
+    ]
+    assert caught.value.code == "image.no-entry"
+
+
+def test_only_an_empty_directory_is_written_to(tmp_path: Path) -> None:
+    info = seal([file("a", b"")], KEY, tmp_path / "image")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("keep")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    with open_image(info.path, KEY) as image:
+        for destination in (tmp_path / "out", tmp_path / "link", tmp_path / "no" / "way"):
+            with pytest.raises(UsageError) as caught:
+                extract(image, destination)
+            assert caught.value.code == "image.destination"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+class _LaysATrap:
+    """Progress that puts a symbolic link where a directory of the image was just made."""
+
+    def __init__(self, out: Path, outside: Path) -> None:
+        self.out, self.outside, self.laid = out, outside, False
+
+    def __call__(self, done: int, total: int) -> None:
+        del done, total
+        if not self.laid:
+            self.laid = True
+            (self.out / "z").rename(self.out / "moved")
+            (self.out / "z").symlink_to(self.outside)
+
+
+def test_another_process_that_plants_links_gains_nothing(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    tree = [
+        file("a", varied(9 * CHUNK)),
+        directory("z"),
+        file("z/b", b"secret"),
+        symlink("z/c", "secret"),
+    ]
+    info = seal(tree, KEY, tmp_path / "image")
+    trap = _LaysATrap(tmp_path / "out", tmp_path / "outside")
+    with open_image(info.path, KEY) as image, pytest.raises(UsageError):
+        extract(image, tmp_path / "out", threads=1, progress=trap)
+    assert trap.laid
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_extraction_opens_a_bounded_number_of_files(tmp_path: Path) -> None:
+    tree = [file(f"d{i}/f", b"x") for i in range(300)]
+    deep = "/".join("d" for _ in range(100))
+    info = seal([*tree, file(f"{deep}/f", b"y")], KEY, tmp_path / "image")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with open_image(info.path, KEY) as image:
+        extract(image, tmp_path / "out")
+    assert (tmp_path / "out" / deep / "f").read_bytes() == b"y"
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
