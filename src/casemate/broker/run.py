@@ -25,10 +25,10 @@ from casemate.broker.store import SecretStore, load_secrets
 from casemate.channel.party import ChannelParty, Limits
 from casemate.channel.server import AttestedServer, ChannelEvent, ChannelEventKind
 from casemate.errors import UsageError
+from casemate.evidence import Attester
 from casemate.policy import PolicyDocument
 from casemate.policy.document import MAX_SIZE
 from casemate.protocol.key_broker import MAX_MESSAGE
-from casemate.tee import Attester
 
 _WORKERS = 8
 _GRACE_SECONDS = 5.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from casemate.errors import NotAcceptableError
-from casemate.tee import Attester
+from casemate.evidence import Attester
 from casemate.types import Sha384
 from casemate.verify import TrustAnchors
 

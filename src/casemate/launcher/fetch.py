@@ -8,6 +8,7 @@ from collections.abc import Callable
 from casemate.channel.client import attested_tunnel
 from casemate.channel.party import ChannelParty, RefusedByPeerError
 from casemate.errors import CasemateError, UnavailableError
+from casemate.evidence import Attester
 from casemate.launcher.status import Status
 from casemate.policy import PolicyDocument, appraise
 from casemate.protocol import VerifiedPeer
@@ -19,7 +20,6 @@ from casemate.protocol.key_broker import (
     parse_refusal,
     parse_reply,
 )
-from casemate.tee import Attester
 from casemate.types import Secret
 from casemate.verify import TrustAnchors
 

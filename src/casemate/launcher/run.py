@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from casemate.errors import CasemateError, UsageError
-from casemate.evidence import Evidence
+from casemate.evidence import Attester, Evidence
 from casemate.launcher import linux
 from casemate.launcher.environment import workload_environment
 from casemate.launcher.init import FORWARDED
@@ -21,7 +21,6 @@ from casemate.launcher.options import LaunchOptions
 from casemate.launcher.status import Status
 from casemate.launcher.wire import error_from, receive_message, send_message
 from casemate.protocol.contract import MAX_SIZE, LaunchContract
-from casemate.tee import Attester
 from casemate.types import ReportData
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from casemate.errors import UsageError
-from casemate.tee import Attester
+from casemate.evidence import Attester
 from casemate.tee.identity_key import IdentityKey
 from casemate.tee.simulated import (
     DevelopmentRoot,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from casemate.evidence import Evidence
+from casemate.evidence.envelope import Evidence
 from casemate.types import ReportData
 
 
