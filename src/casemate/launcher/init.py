@@ -32,6 +32,9 @@ FORWARDED = (
     signal.SIGWINCH,
 )
 
+_READ_ONLY = ("sys", "irq", "bus", "fs", "acpi", "scsi", "sysrq-trigger")
+_HIDDEN = ("kcore", "keys", "key-users", "timer_list", "kallsyms", "kmsg", "latency_stats")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
@@ -51,8 +54,10 @@ class Workload:
 def run_init(control: socket.socket, workload: Workload) -> NoReturn:
     """Be init. Never returns."""
     try:
-        linux.die_with_parent(signal.SIGKILL)
         linux.adopt_orphans()
+        if receive_message(control) is None:  # until the keeper has adopted us
+            os._exit(1)
+        linux.die_with_parent(signal.SIGKILL)
         message = receive_message(control)
         if message is None:
             os._exit(1)
@@ -82,15 +87,27 @@ def _enter(root: str, isolation: Isolation) -> None:
     # A mount namespace of our own: the keeper stays where it can serve FUSE and read its files.
     linux.unshare(linux.CLONE_NEWNS)
     flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
-    try:
+    # A container that hides parts of its /proc forbids a fresh one; the workload then goes without.
+    with contextlib.suppress(OSError):
         linux.mount("proc", f"{root}/proc", "proc", flags)
-    except OSError:
-        # A container that hides parts of its /proc forbids a fresh one. The workload goes without.
-        os.makedirs(f"{root}/proc", exist_ok=True)  # noqa: PTH103  no imports are left to chance
+        _guard_proc(f"{root}/proc")
     os.chdir(root)
     linux.pivot_root(".", ".")
     linux.umount(".", linux.MNT_DETACH)
     os.chdir("/")
+
+
+def _guard_proc(proc: str) -> None:
+    """Keep root without capabilities from what /proc would still let it change or read."""
+    read_only = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY
+    flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+    for name in _READ_ONLY:
+        if os.path.exists(path := f"{proc}/{name}"):  # noqa: PTH110  as few imports as can be
+            linux.mount(path, path, None, linux.MS_BIND | linux.MS_REC)
+            linux.mount(None, path, None, read_only | flags)
+    for name in _HIDDEN:
+        if os.path.exists(path := f"{proc}/{name}"):  # noqa: PTH110
+            linux.mount("/dev/null", path, None, linux.MS_BIND)
 
 
 def _start(workload: Workload) -> int:

@@ -12,7 +12,9 @@ from casemate.errors import UsageError
 from casemate.launcher import linux
 from casemate.launcher.options import RootChoice
 
-_NAMESPACES = linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
+# Not the pid namespace: whoever unshares that can't start threads any more, and the keeper needs
+# them. Init gets one of its own (`casemate.launcher.keeper`).
+_NAMESPACES = linux.CLONE_NEWNS | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
 
 
 class Isolation(Enum):
@@ -65,7 +67,7 @@ def choose_isolation(choice: RootChoice) -> Isolation:
 
 
 def enter_isolation(isolation: Isolation) -> None:
-    """Enter the namespaces; children of this process are then in the new pid namespace."""
+    """Enter the namespaces, all but the pid namespace."""
     if isolation is Isolation.CHROOT:
         return
     if isolation is Isolation.USER_NAMESPACE:
@@ -93,6 +95,7 @@ def _trial(isolation: Isolation) -> None:
     if isolation is Isolation.NAMESPACES and not linux.has_capability(linux.CAP_SYS_ADMIN):
         raise PermissionError("no CAP_SYS_ADMIN")
     enter_isolation(isolation)
+    linux.unshare(linux.CLONE_NEWPID)
     linux.mount("tmpfs", "/proc/self/cwd" if Path.cwd() != Path("/") else "/mnt", "tmpfs")
 
 

@@ -99,13 +99,30 @@ def _keep(
 
 
 def _fork_init(workload: Workload) -> tuple[int, socket.socket]:
+    """Fork init, where mounts are private as process 1 of a pid namespace.
+
+    That takes a process between, which enters the namespace, forks, and ends; init is then ours.
+    """
     ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
+    between = os.fork()
+    if between == 0:
         ours.close()
-        run_init(theirs, workload)
+        try:
+            if workload.isolation.can_mount:
+                linux.unshare(linux.CLONE_NEWPID)
+            init = os.fork()
+            if init == 0:
+                run_init(theirs, workload)
+            send_message(theirs, {"pid": init})
+        finally:
+            os._exit(0)
     theirs.close()
-    return pid, ours
+    os.waitpid(between, 0)
+    message = receive_message(ours)
+    if message is None:
+        raise InternalError("launcher.init", "the workload's parent can't be started")
+    send_message(ours, {"kind": "adopted"})
+    return message.take("pid", int), ours
 
 
 def _receive_secrets(control: socket.socket) -> dict[str, Secret]:
