@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -190,13 +191,17 @@ def test_stopping_works_while_files_are_open(tmp_path: Path, mountpoint: Path) -
     with opened(tmp_path, file("a", varied(12 * CHUNK))) as image:
         mount = FuseMount(image, mountpoint)
         mount.start()
-        with (mountpoint / "a").open("rb", buffering=0) as held:
+        held = os.open(mountpoint / "a", os.O_RDONLY)
+        try:
             start = time.monotonic()
             mount.stop()
             assert time.monotonic() - start < 5
             assert not os.path.ismount(mountpoint)
             with pytest.raises(OSError):
-                os.pread(held.fileno(), 1 << 20, 8 * CHUNK)
+                os.pread(held, 1 << 20, 8 * CHUNK)
+        finally:
+            with contextlib.suppress(OSError):  # closing tells the gone file system, too
+                os.close(held)
         mount.stop()
 
 

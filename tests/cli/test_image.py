@@ -1,0 +1,107 @@
+"""``casemate image`` and ``casemate key`` as programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.support.trees import compare_trees, make_folder
+
+from casemate.image.fuse import fuse_available
+
+_CASEMATE = [sys.executable, "-m", "casemate.cli.main"]
+
+
+def casemate(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*_CASEMATE, *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_from_key_to_extracted_tree(tmp_path: Path) -> None:
+    folder, image, key = make_folder(tmp_path / "tree"), tmp_path / "image", tmp_path / "key"
+    casemate("key", "new", key)
+    assert key.stat().st_mode & 0o777 == 0o600
+    sealed = json.loads(casemate("image", "seal", folder, image, "--key", key, "--json").stdout)
+    shown = json.loads(casemate("image", "show", image, "--key", key, "--json").stdout)
+    assert shown["id"] == sealed["id"]
+    assert shown["entries"] == sealed["entries"]
+    assert sealed["id"] in casemate("image", "show", image).stdout
+    assert "bin/tool" in casemate("image", "ls", image, "--key", key).stdout
+    listing = json.loads(casemate("image", "ls", image, "--key", key, "--json").stdout)
+    assert len(listing) == sealed["entries"]
+    casemate("image", "verify", image, "--key", key, "--id", sealed["id"])
+    done = casemate("image", "extract", image, tmp_path / "out", "--key", key, "--json")
+    assert json.loads(done.stdout)["entries"] == sealed["entries"]
+    compare_trees(folder, tmp_path / "out")
+
+
+@pytest.mark.skipif(fuse_available() is not None, reason=f"no mount here: {fuse_available()}")
+def test_a_mount_ends_with_its_program(tmp_path: Path) -> None:
+    folder, image, key = make_folder(tmp_path / "tree"), tmp_path / "image", tmp_path / "key"
+    (tmp_path / "mnt").mkdir()
+    casemate("key", "new", key)
+    casemate("image", "seal", folder, image, "--key", key)
+    server = subprocess.Popen(
+        [*_CASEMATE, "image", "mount", str(image), str(tmp_path / "mnt"), "--key", str(key)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stderr is not None
+    with server.stderr:
+        assert "is mounted" in server.stderr.readline()
+        compare_trees(folder, tmp_path / "mnt")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 0
+    assert not os.path.ismount(tmp_path / "mnt")
+
+
+def test_each_cause_has_its_exit_code_and_remedy(tmp_path: Path) -> None:
+    folder, image, key = make_folder(tmp_path / "tree"), tmp_path / "image", tmp_path / "key"
+    casemate("key", "new", key)
+    casemate("key", "new", tmp_path / "other", "--for", "occlum")
+    casemate("image", "seal", folder, image, "--key", key)
+    verify = ("image", "verify", image, "--key")
+    refused = casemate(*verify, tmp_path / "other", "--json", code=4)
+    assert json.loads(refused.stdout)["error"]["code"] == "image.wrong-key"
+    assert "remedy" in refused.stderr
+    assert "image.id" in casemate(*verify, key, "--id", "00" * 48, code=4).stderr
+    casemate(*verify, key, "--id", "zz", code=3)
+    casemate("image", "verify", key, "--key", key, code=3)
+    casemate(*verify, image, code=3)
+    casemate(*verify, tmp_path / "missing", code=2)
+    casemate("key", "new", key, code=2)
+    casemate("image", "extract", image, folder, "--key", key, code=2)
+    with image.open("r+b") as host:
+        host.seek(5000)
+        host.write(b"changed")
+    assert "chunk 0" in casemate(*verify, key, code=4).stderr
+
+
+def test_a_key_is_never_printed(tmp_path: Path) -> None:
+    for kind, size in (("image", 32), ("occlum", 16)):
+        key = tmp_path / kind
+        told = casemate("key", "new", key, "--for", kind, "--json").stdout
+        told += casemate("key", "show", key).stdout + casemate("key", "show", key, "--json").stdout
+        value = key.read_text().strip()
+        assert value not in told
+        assert value.replace("-", "") not in told
+        assert json.loads(casemate("key", "show", key, "--json").stdout)["bytes"] == size
+
+
+@pytest.mark.parametrize(
+    "name", ["key new", "key show", *(f"image {n}" for n in ("seal", "show", "ls", "mount"))]
+)
+def test_help_has_an_example(name: str) -> None:
+    start = time.monotonic()
+    assert f"Example:  casemate {name}" in casemate(*name.split(), "--help").stdout
+    assert time.monotonic() - start < 20
