@@ -19,6 +19,7 @@ from casemate.serving.model import Model, load_model
 from casemate.serving.service import Service, handlers
 from casemate.serving.ssl_config import load_credentials
 
+_WINDOW_BYTES: Final = 4 << 20
 # Room beside the tensors for names and the message's own framing.
 _OVERHEAD_BYTES: Final = 64 << 10
 
@@ -120,6 +121,8 @@ def _options(flags: ServerFlags) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", flags.max_message_bytes + _OVERHEAD_BYTES),
         ("grpc.max_send_message_length", -1),
+        # A picture is larger than HTTP/2's first window; without this it waits for the client.
+        ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
         # Two servers on one port would share its connections without a word.
         ("grpc.so_reuseport", 0),
     ]

@@ -1,0 +1,43 @@
+"""The server's flags."""
+
+from pathlib import Path
+
+import pytest
+
+from casemate.errors import UsageError
+from casemate.serving.flags import parse_flags
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--port=9000", "--model_name=resnet", "--model_base_path=/m", "--ssl_config_file=/s"],
+        ["--port", "9000", "--model_name", "resnet", "--model_base_path", "/m",
+         "--ssl_config_file", "/s"],
+    ],
+)  # fmt: skip
+def test_both_forms_of_a_flag_are_read(arguments):
+    flags = parse_flags(arguments)
+
+    assert (flags.port, flags.model_name) == (9000, "resnet")
+    assert (flags.model_base_path, flags.ssl_config_file) == (Path("/m"), Path("/s"))
+    assert flags.host == "[::]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--model_base_path=/m", "--enable_everything=1"], "--enable_everything"),
+        (["--model_base_path=/m", "surprise"], "surprise"),
+        ([], "--model_base_path"),
+        (["--model_base_path=/m", "--port=65536"], "65535"),
+        (["--model_base_path=/m", "--port=1_0"], "whole number"),
+        (["--model_base_path=/m", "--port= 9"], "whole number"),
+        (["--model_base_path=/m", "--port=-1"], "whole number"),
+        (["--model_base_path=/m", "--port=٩"], "whole number"),
+        (["--model_base_path=/m", "--model_na=x"], "--model_na"),
+    ],
+)
+def test_a_flag_that_is_wrong_is_named(arguments, named):
+    with pytest.raises(UsageError, match=named):
+        parse_flags(arguments)

@@ -1,0 +1,315 @@
+"""The server as a process: every method, every refusal, and how it stops."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import grpc
+import pytest
+from tests.support.model_server import running, server_command
+from tests.support.onnx_models import identity_model, put_model, slow_model
+
+from casemate.serving.wire import tensorflow_serving_pb2 as wire
+
+PREDICTION = "/tensorflow.serving.PredictionService/"
+STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
+CANARY = "canary-in-the-request"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    scratch = tmp_path_factory.mktemp("server")
+    base = put_model(scratch / "m", identity_model(shape=["n", 2], inputs=("a", "b")), version=3)
+    with running(base, scratch, "--max_message_mib=1") as running_server:
+        yield running_server
+
+
+@pytest.fixture(scope="module")
+def channel(server):
+    with server.channel() as opened:
+        yield opened
+
+
+def ask(channel, path, request, reply_type):
+    return channel.unary_unary(path, wire_bytes, reply_type.FromString)(request, timeout=20)
+
+
+def wire_bytes(request):
+    return request if isinstance(request, bytes) else request.SerializeToString()
+
+
+def good(**changes):
+    spec = {"name": "resnet", "signature_name": "serving_default"}
+    request = wire.PredictRequest(model_spec=spec, **changes)
+    for index, name in enumerate("ab"):
+        tensor = request.inputs[name]
+        tensor.dtype = wire.DT_FLOAT
+        tensor.tensor_shape.dim.add(size=1)
+        tensor.tensor_shape.dim.add(size=2)
+        tensor.float_val.extend([index, index + 0.5])
+    return request
+
+
+def predict(channel, request):
+    return ask(channel, PREDICTION + "Predict", request, wire.PredictResponse)
+
+
+def test_a_prediction_names_the_model_version_and_signature_that_made_it(channel):
+    reply = predict(channel, good())
+
+    assert reply.model_spec.name == "resnet"
+    assert reply.model_spec.version.value == 3
+    assert reply.model_spec.signature_name == "serving_default"
+    assert list(reply.outputs["b_out"].float_val) == [1, 1.5]
+    assert set(reply.outputs) == {"a_out", "b_out"}
+
+
+def test_an_empty_signature_name_is_the_default(channel):
+    request = good()
+    request.model_spec.signature_name = ""
+    request.model_spec.version.value = 3
+
+    assert predict(channel, request).model_spec.signature_name == "serving_default"
+
+
+def test_only_the_outputs_asked_for_come_back(channel):
+    assert set(predict(channel, good(output_filter=["a_out"])).outputs) == {"a_out"}
+
+
+def _named(name):
+    request = good()
+    request.model_spec.name = name
+    return request
+
+
+def _version(value):
+    request = good()
+    request.model_spec.version.value = value
+    return request
+
+
+def _label(value):
+    request = good()
+    request.model_spec.version_label = value
+    return request
+
+
+def _signature(value):
+    request = good()
+    request.model_spec.signature_name = value
+    return request
+
+
+def _without(name):
+    request = good()
+    del request.inputs[name]
+    return request
+
+
+def _input(**fields):
+    request = good()
+    request.inputs["a"].MergeFrom(wire.TensorProto(**fields))
+    return request
+
+
+def _more():
+    request = good()
+    request.inputs[CANARY].CopyFrom(request.inputs["a"])
+    return request
+
+
+INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("request_made", "code", "says"),
+    [
+        (_named("other"), MISSING, "expected: resnet, version 3; got: 'other'"),
+        (_named(""), INVALID, "model_spec.name"),
+        (_version(4), MISSING, "version 4"),
+        (_label("stable"), MISSING, "label 'stable'"),
+        (_signature(CANARY), INVALID, "expected: serving_default"),
+        (_without("a"), INVALID, "expected: a, b; got: 'b'"),
+        (_more(), INVALID, "expected: a, b"),
+        (_input(dtype=wire.DT_INT32), INVALID, "expected: DT_FLOAT [?, 2]; got: DT_INT32 [1, 2]"),
+        (_input(tensor_shape={"dim": [{"size": 2}]}), INVALID, "got: DT_FLOAT [1, 2, 2]"),
+        (_input(float_val=[1]), INVALID, "expected: at most 2; got: 3"),
+        (_input(tensor_content=b"x"), INVALID, "more than one field"),
+        (good(output_filter=["c"]), INVALID, "expected: a_out, b_out; got: 'c'"),
+        (good(output_filter=["a_out", "a_out"]), INVALID, "twice"),
+        (b"\xff\xff\xff", INVALID, "not a PredictRequest"),
+    ],
+)
+def test_a_request_that_does_not_fit_is_refused_with_what_would(channel, request_made, code, says):
+    with pytest.raises(grpc.RpcError) as caught:
+        predict(channel, request_made)
+    assert caught.value.code() is code
+    assert says in caught.value.details()
+
+
+def test_a_request_over_the_limit_is_refused(channel):
+    with pytest.raises(grpc.RpcError) as caught:
+        predict(channel, bytes(2 << 20))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_shape_over_the_limit_is_refused_before_memory_is_taken(channel):
+    request = good()
+    request.inputs["a"].tensor_shape.dim[0].size = 1 << 40
+    with pytest.raises(grpc.RpcError, match="too large"):
+        predict(channel, request)
+
+
+def test_metadata_describes_the_signature(channel):
+    request = wire.GetModelMetadataRequest(
+        model_spec={"name": "resnet"}, metadata_field=["signature_def"]
+    )
+    reply = ask(channel, PREDICTION + "GetModelMetadata", request, wire.GetModelMetadataResponse)
+
+    packed = reply.metadata["signature_def"]
+    assert packed.type_url == "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+    signature = wire.SignatureDefMap.FromString(packed.value).signature_def["serving_default"]
+    assert signature.method_name == "tensorflow/serving/predict"
+    assert set(signature.inputs) == {"a", "b"}
+    assert signature.inputs["a"].dtype == wire.DT_FLOAT
+    assert [dim.size for dim in signature.outputs["b_out"].tensor_shape.dim] == [-1, 2]
+    assert reply.model_spec.version.value == 3
+
+
+@pytest.mark.parametrize("fields", [[], ["signature_def", "x"], ["x"]])
+def test_other_metadata_is_refused(channel, fields):
+    request = wire.GetModelMetadataRequest(model_spec={"name": "resnet"}, metadata_field=fields)
+    with pytest.raises(grpc.RpcError, match="signature_def"):
+        ask(channel, PREDICTION + "GetModelMetadata", request, wire.GetModelMetadataResponse)
+
+
+def test_status_says_available(channel):
+    request = wire.GetModelStatusRequest(model_spec={"name": "resnet"})
+
+    (status,) = ask(channel, STATUS, request, wire.GetModelStatusResponse).model_version_status
+
+    assert (status.version, status.state) == (3, wire.ModelVersionStatus.AVAILABLE)
+    assert status.HasField("status")
+    assert status.status.error_code == 0
+
+
+def test_health_is_for_the_server_and_its_services(channel):
+    for service in ("", "tensorflow.serving.PredictionService"):
+        request = wire.HealthCheckRequest(service=service)
+        reply = ask(channel, "/grpc.health.v1.Health/Check", request, wire.HealthCheckResponse)
+        assert reply.status == wire.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.RpcError) as caught:
+        unknown = wire.HealthCheckRequest(service="x")
+        ask(channel, "/grpc.health.v1.Health/Check", unknown, wire.HealthCheckResponse)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_nothing_of_a_request_reaches_the_log(server, channel):
+    for request in (_signature(CANARY), _more(), _named(CANARY), CANARY.encode()):
+        with pytest.raises(grpc.RpcError):
+            predict(channel, request)
+    assert CANARY not in server.log.read_text()
+
+
+def test_sigterm_lets_a_request_finish_and_then_exits_0(tmp_path):
+    base = put_model(tmp_path / "m", slow_model(40))
+    request = wire.PredictRequest(model_spec={"name": "resnet"})
+    tensor = request.inputs["x"]
+    tensor.dtype = wire.DT_FLOAT
+    for _ in range(2):
+        tensor.tensor_shape.dim.add(size=900)
+    with running(base, tmp_path, "--tensorflow_intra_op_parallelism=1") as server:
+        with server.channel() as channel:
+            grpc.channel_ready_future(channel).result(20)
+            call = channel.unary_unary(
+                PREDICTION + "Predict", wire_bytes, wire.PredictResponse.FromString
+            ).future(request, timeout=60)
+            time.sleep(0.2)
+            assert not call.done(), "too quick to show anything"
+            server.process.send_signal(signal.SIGTERM)
+            assert "m40" in call.result().outputs
+        assert server.process.wait(20) == 0
+        assert server.log.read_text().endswith("draining\ncasemate-serving: stopped\n")
+
+
+def test_an_idle_server_stops_at_once_whatever_its_clients_hold_open(tmp_path):
+    base = put_model(tmp_path / "m", identity_model())
+    with running(base, tmp_path, tls=False) as plain, plain.channel() as channel:
+        grpc.channel_ready_future(channel).result(20)
+        started = time.monotonic()
+        plain.process.send_signal(signal.SIGTERM)
+        assert plain.process.wait(20) == 0
+        assert time.monotonic() - started < 5
+
+
+def _refused(*flags):
+    return subprocess.run(server_command(*flags), capture_output=True, text=True, timeout=60)
+
+
+def test_an_unknown_flag_ends_it_with_2(tmp_path):
+    done = _refused(f"--model_base_path={tmp_path}", "--wish=1")
+    assert done.returncode == 2
+    assert "--wish" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_model_ends_it_with_2(tmp_path):
+    done = _refused(f"--model_base_path={tmp_path}")
+    assert done.returncode == 2
+    assert "model.onnx" in done.stderr
+
+
+def test_a_bad_ssl_config_ends_it_with_3_without_showing_the_key(tmp_path):
+    base = put_model(tmp_path / "m", identity_model())
+    config = tmp_path / "ssl.cfg"
+    config.write_text("server_key: '-----BEGIN CANARY-----'")
+    done = _refused(f"--model_base_path={base}", "--port=0", f"--ssl_config_file={config}")
+    assert done.returncode == 3
+    assert "CANARY" not in done.stderr
+
+
+def test_a_taken_port_ends_it_with_6(tmp_path):
+    base = put_model(tmp_path / "m", identity_model())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = _refused(f"--model_base_path={base}", "--host=127.0.0.1", f"--port={port}")
+    assert done.returncode == 6
+    assert "can't listen" in done.stderr
+
+
+def test_it_needs_no_library_of_the_rest_of_casemate():
+    forbidden = ("click", "rich", "cryptography", "cbor2", "OpenSSL", "PIL", "onnx", "ml_dtypes")
+    code = (
+        "import sys\n"
+        f"for name in {forbidden}: sys.modules[name] = None\n"
+        "import casemate.serving.server, casemate.serving.flags\n"
+        "print([n for n in sys.modules if n.startswith('casemate.')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "casemate.encoding" not in done.stdout
+
+
+def test_many_requests_at_once_each_get_their_own_answer(channel):
+    wrong = []
+
+    def work(number):
+        request = good()
+        request.inputs["a"].float_val[:] = [number, number]
+        for _ in range(20):
+            if list(predict(channel, request).outputs["a_out"].float_val) != [number, number]:
+                wrong.append(number)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
