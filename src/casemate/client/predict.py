@@ -226,7 +226,8 @@ def _read(content: bytes) -> Answer:
         if len(tensor.tensor_content) % 4:
             raise _malformed("float32 values", f"{len(tensor.tensor_content)} bytes")
         values = np.frombuffer(tensor.tensor_content, "<f4").tolist()
-    if tensor.dtype != wire.DT_FLOAT or len(shape) != 2 or shape[0] * shape[1] != len(values):
+    fits = len(shape) == 2 and min(shape) > 0 and shape[0] * shape[1] == len(values)
+    if tensor.dtype != wire.DT_FLOAT or not fits:
         raise _malformed("DT_FLOAT [n, classes]", f"{len(values)} values for shape {shape[:8]}")
     return Answer(
         model=reply.model_spec.name,
