@@ -97,6 +97,19 @@ def test_nonsense_is_refused(field, hostile):
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize(
+    ("hostile", "message"),
+    [
+        (b"\x80\x02X\x00\x20\x00\x00" + b"a" * 8192 + b".", "text too long"),
+        (b"\x80\x02]" + b"K\x00a" * 150_000 + b".", "too many instructions"),
+        (b"\x80\x02" + b"K\x00" * 20_000 + b".", "stacked too high"),
+    ],
+)
+def test_a_pickle_is_bounded(hostile, message):
+    with pytest.raises(MalformedError, match=message):
+        read_checkpoint(hostile)
+
+
 def _preamble():
     return b"".join(
         pickle.dumps(value, protocol=2)

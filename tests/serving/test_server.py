@@ -9,8 +9,9 @@ import time
 
 import grpc
 import pytest
+from onnx import TensorProto, helper
 from tests.support.model_server import running, server_command
-from tests.support.onnx_models import identity_model, put_model, slow_model
+from tests.support.onnx_models import as_model, identity_model, put_model, slow_model
 
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
@@ -214,6 +215,33 @@ def test_nothing_of_a_request_reaches_the_log(server, channel):
     assert CANARY not in server.log.read_text()
 
 
+def test_a_request_on_which_the_model_fails_is_internal_and_stays_out_of_the_log(tmp_path):
+    info = helper.make_tensor_value_info
+    model = as_model(
+        [
+            helper.make_node("Reshape", ["x", "three"], ["y"]),
+            helper.make_node("Identity", ["s"], ["z"]),
+        ],
+        [info("x", TensorProto.FLOAT, ["n"]), info("s", TensorProto.STRING, [1])],
+        [info("y", TensorProto.FLOAT, [3]), info("z", TensorProto.STRING, [1])],
+        [helper.make_tensor("three", TensorProto.INT64, [1], [3])],
+    )
+    request = wire.PredictRequest(model_spec={"name": "resnet"})
+    for name, dtype, size in (("x", wire.DT_FLOAT, 5), ("s", wire.DT_STRING, 1)):
+        request.inputs[name].dtype = dtype
+        request.inputs[name].tensor_shape.dim.add(size=size)
+    request.inputs["s"].string_val.append(CANARY.encode())
+    with (
+        running(put_model(tmp_path / "m", model), tmp_path, tls=False) as server,
+        server.channel() as channel,
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            predict(channel, request)
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        assert "a request failed" in server.log.read_text()
+        assert CANARY not in server.log.read_text() + caught.value.details()
+
+
 def test_sigterm_lets_a_request_finish_and_then_exits_0(tmp_path):
     base = put_model(tmp_path / "m", slow_model(40))
     request = wire.PredictRequest(model_spec={"name": "resnet"})
@@ -274,6 +302,8 @@ def test_a_bad_ssl_config_ends_it_with_3_without_showing_the_key(tmp_path):
 def test_a_taken_port_ends_it_with_6(tmp_path):
     base = put_model(tmp_path / "m", identity_model())
     with socket.socket() as taken:
+        # Even by a server that would share it.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import io
-import warnings
 from typing import Final
 
 import numpy as np
@@ -16,7 +15,7 @@ from casemate.errors import MalformedError
 SIDE: Final = 224
 _SHORT_SIDE: Final = 256
 _MAX_BYTES: Final = 64 << 20
-_MAX_PIXELS: Final = 100_000_000
+_MAX_PIXELS: Final = 80_000_000  # less than where Pillow only warns
 _MAX_ASPECT: Final = 20
 
 
@@ -47,20 +46,18 @@ def prepare_picture(content: bytes, resize: Resize = Resize.CROP) -> npt.NDArray
     if len(content) > _MAX_BYTES:
         raise _malformed("the picture's file is too large", f"at most {_MAX_BYTES} bytes")
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns of a small file that would fill the memory.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as picture:
-                if picture.width * picture.height > _MAX_PIXELS:
-                    raise _malformed("the picture is too large", f"at most {_MAX_PIXELS} pixels")
-                square = _square(picture, resize)
+        with Image.open(io.BytesIO(content)) as picture:
+            # Before anything is decoded: a small file can stand for a picture of any size.
+            if picture.width * picture.height > _MAX_PIXELS:
+                raise _malformed("the picture is too large", f"at most {_MAX_PIXELS} pixels")
+            square = _square(picture, resize)
     except MalformedError:
         raise
     except UnidentifiedImageError as error:
         raise _malformed("not a picture", "JPEG, PNG or another format of pictures") from error
     except (
         OSError, ValueError, SyntaxError, EOFError,
-        Image.DecompressionBombError, Image.DecompressionBombWarning,
+        Image.DecompressionBombError,
     ) as error:  # fmt: skip
         raise _malformed("the picture can't be read", "an intact picture") from error
     return (np.asarray(square, dtype=np.float32) / np.float32(255))[None]

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Final
@@ -22,6 +23,7 @@ from casemate.serving.ssl_config import load_credentials
 _WINDOW_BYTES: Final = 4 << 20
 # Room beside the tensors for names and the message's own framing.
 _OVERHEAD_BYTES: Final = 64 << 10
+_FLUSH_SECONDS: Final = 0.3
 
 
 class Server:
@@ -55,6 +57,9 @@ class Server:
         """Take no new requests, finish those under way within the grace period, and end."""
         self._service.draining = True
         self._server.stop(self._flags.grace_seconds).wait()
+        # gRPC counts a request as finished once its answer is handed to the transport; a process
+        # that ends right then takes the answer with it.
+        time.sleep(_FLUSH_SECONDS)
 
     def __str__(self) -> str:
         address = _address(self._flags.host, self.port)
