@@ -55,11 +55,11 @@ class Server:
 
     def drain(self) -> None:
         """Take no new requests, finish those under way within the grace period, and end."""
-        self._service.draining = True
-        self._server.stop(self._flags.grace_seconds).wait()
-        # gRPC counts a request as finished once its answer is handed to the transport; a process
-        # that ends right then takes the answer with it.
+        # Not gRPC's own grace period: with the last request it closes the connection, and what the
+        # client has not read of the answer by then is lost.
+        self._service.drain(self._flags.grace_seconds)
         time.sleep(_FLUSH_SECONDS)
+        self._server.stop(None).wait()
 
     def __str__(self) -> str:
         address = _address(self._flags.host, self.port)

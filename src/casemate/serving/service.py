@@ -7,6 +7,7 @@ alone, so messages of our own package serve them.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -50,7 +51,29 @@ class Service:
     def __init__(self, model: Model, *, max_bytes: int) -> None:
         self._model = model
         self._max_bytes = max_bytes
+        self._quiet = threading.Condition()
+        self._under_way = 0
         self.draining = False
+
+    def begin(self) -> bool:
+        """Count a request in; false where the server is draining and takes no more."""
+        with self._quiet:
+            if self.draining:
+                return False
+            self._under_way += 1
+            return True
+
+    def end(self) -> None:
+        """Count a request out: its answer has gone to the transport."""
+        with self._quiet:
+            self._under_way -= 1
+            self._quiet.notify_all()
+
+    def drain(self, seconds: float) -> None:
+        """Take no more requests, and wait up to ``seconds`` for those under way."""
+        with self._quiet:
+            self.draining = True
+            self._quiet.wait_for(lambda: not self._under_way, seconds)
 
     def predict(self, request: wire.PredictRequest) -> wire.PredictResponse:
         """``PredictionService.Predict``.
@@ -177,7 +200,7 @@ def handlers(service: Service) -> list[grpc.GenericRpcHandler]:
         _handler(
             PREDICTION,
             {
-                "Predict": _method(wire.PredictRequest, service.predict),
+                "Predict": _method(wire.PredictRequest, service.predict, service),
                 "GetModelMetadata": _method(wire.GetModelMetadataRequest, service.metadata),
             },
         ),
@@ -194,9 +217,15 @@ def _handler(
 
 
 def _method(
-    request_type: type[_Request], answer: Callable[[_Request], Message]
+    request_type: type[_Request],
+    answer: Callable[[_Request], Message],
+    counted_by: Service | None = None,
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     def handle(content: bytes, context: grpc.ServicerContext) -> bytes:
+        if counted_by is not None and not _counted_in(counted_by, context):
+            context.set_code(grpc.StatusCode.UNAVAILABLE)
+            context.set_details("the server is shutting down: ask another")
+            return b""
         # Parsed here and not by gRPC, whose answer to a malformed message is INTERNAL.
         try:
             return answer(request_type.FromString(content)).SerializeToString()
@@ -216,6 +245,15 @@ def _method(
 
     handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(handle)
     return handler
+
+
+def _counted_in(service: Service, context: grpc.ServicerContext) -> bool:
+    if not service.begin():
+        return False
+    if not context.add_callback(service.end):  # the client is gone already
+        service.end()
+        return False
+    return True
 
 
 def _wrong(field: str, expected: str, got: str) -> MalformedError:
