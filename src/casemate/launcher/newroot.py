@@ -171,7 +171,7 @@ class NewRoot(contextlib.ExitStack):
 
     def _volume(self, root: Path, volume: Opened) -> None:
         path = root / volume.mount.mount.lstrip("/")
-        _make_folders(root, volume.mount.mount)
+        os.close(_make_folders(root, volume.mount.mount))
         name = volume.mount.name
         reason = self._no_mount()
         if reason is None:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from casemate.errors import UsageError
 from casemate.evidence import Attester
-from casemate.tee.identity_key import IdentityKey
+from casemate.project.keys import load_identity_key
 from casemate.tee.simulated import (
     DevelopmentRoot,
     SimulatedTee,
     development_root_path,
     measure_broker,
 )
-from casemate.types import Secret, sha256
+from casemate.types import sha256
 
 
 def broker_attester(
@@ -42,21 +42,3 @@ def broker_attester(
     root = DevelopmentRoot.load_or_create(development_root or development_root_path())
     measurement = measure_broker()
     return SimulatedTee(root, measurement=measurement), f"simulated TEE, measurement {measurement}"
-
-
-def load_identity_key(path: Path) -> IdentityKey:
-    """Read an identity key's file.
-
-    Raises:
-        UsageError: it can't be read, or holds something else.
-    """
-    try:
-        return IdentityKey(Secret(path.read_bytes()))
-    except OSError as error:
-        raise UsageError(
-            "tee.identity-key",
-            f"the identity key {path} can't be read",
-            field="--identity",
-            got=error.strerror or str(error),
-            remedy=f"Make one with: casemate key new --for identity {path}",
-        ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from casemate.errors import UsageError
+from casemate.errors import MalformedError, UsageError
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -24,6 +24,53 @@ def write_public(path: Path, content: bytes) -> None:
         UsageError: ``file.exists``, ``file.unwritable``.
     """
     _write(path, content, file_mode=0o644, folder_mode=0o755)
+
+
+def replace_public(path: Path, content: bytes) -> None:
+    """Write a file that was made from others, or make it again: whole or not at all.
+
+    Raises:
+        UsageError: ``file.unwritable``.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.unlink(missing_ok=True)
+    _write(temporary, content, file_mode=0o644, folder_mode=0o755)
+    temporary.replace(path)
+
+
+def read_file(path: Path, *, field: str) -> bytes:
+    """Read a file that a user named.
+
+    Args:
+        field: what the user calls it.
+
+    Raises:
+        UsageError: ``file.unreadable``.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            "file.unreadable",
+            f"{path} can't be read",
+            field=field,
+            got=error.strerror or str(error),
+        ) from error
+
+
+def read_text(path: Path, *, field: str) -> str:
+    """Read a text file that a user named.
+
+    Raises:
+        UsageError: ``file.unreadable``.
+        MalformedError: ``file.text`` where it isn't UTF-8.
+    """
+    try:
+        return read_file(path, field=field).decode()
+    except UnicodeDecodeError as error:
+        raise MalformedError(
+            "file.text", f"{path} is not text", field=field, expected="UTF-8"
+        ) from error
 
 
 def _write(path: Path, content: bytes, *, file_mode: int, folder_mode: int) -> None:

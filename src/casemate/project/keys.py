@@ -1,0 +1,104 @@
+"""Key files: brokers' identity keys, and what any key file holds, without the key itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_public_key,
+)
+
+from casemate.errors import UsageError
+from casemate.image.keys import key_fingerprint, read_key_file
+from casemate.project.files import read_file
+from casemate.tee.identity_key import IdentityKey
+from casemate.types import Secret, sha256
+
+IMAGE_KEY_SIZES = {"image": 32, "occlum": 16}
+"""Kinds of image keys, each with its size in bytes."""
+_PRIVATE = b"-----BEGIN PRIVATE KEY-----"
+_PUBLIC = b"-----BEGIN PUBLIC KEY-----"
+
+
+def make_identity_key() -> tuple[Secret, bytes]:
+    """A new identity key: the private key (PKCS #8) and the public key, both in PEM."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return Secret(private), public
+
+
+def load_public_key(path: Path) -> bytes:
+    """Read the public key of a peer's identity key: DER SubjectPublicKeyInfo.
+
+    Raises:
+        UsageError: it can't be read, or holds something else.
+    """
+    remedy = "Give the file that ends in .pub, which casemate key new --for identity makes."
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise UsageError(
+            "contract.broker-key",
+            f"{path} can't be read as the broker's public key",
+            field="broker.key-file",
+            expected="an Ed25519 public key in PEM",
+            got=error.strerror or str(error) if isinstance(error, OSError) else "something else",
+            remedy=remedy,
+        ) from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise UsageError(
+            "contract.broker-key",
+            f"{path} holds a key of another kind",
+            field="broker.key-file",
+            expected="an Ed25519 public key in PEM",
+            got=type(key).__name__,
+            remedy=remedy,
+        )
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def load_identity_key(path: Path) -> IdentityKey:
+    """Read an identity key's file.
+
+    Raises:
+        UsageError: it can't be read, or holds something else.
+    """
+    try:
+        return IdentityKey(Secret(path.read_bytes()))
+    except OSError as error:
+        raise UsageError(
+            "tee.identity-key",
+            f"the identity key {path} can't be read",
+            field="--identity",
+            got=error.strerror or str(error),
+            remedy=f"Make one with: casemate key new --for identity {path}",
+        ) from error
+
+
+def describe_key_file(path: Path) -> dict[str, str | int]:
+    """What a key file holds: its kind, its size, and a fingerprint that equal keys share.
+
+    Raises:
+        UsageError, MalformedError: it can't be read, or holds no key.
+    """
+    content = read_file(path, field="key")
+    if content.startswith(_PRIVATE):
+        spki = load_identity_key(path).spki
+        return {"file": str(path), "kind": "identity", "fingerprint": str(sha256(spki))}
+    if content.startswith(_PUBLIC):
+        spki = load_public_key(path)
+        return {"file": str(path), "kind": "identity, public", "fingerprint": str(sha256(spki))}
+    key = read_key_file(path)
+    return {
+        "file": str(path),
+        "kind": {size: kind for kind, size in IMAGE_KEY_SIZES.items()}[len(key)],
+        "bytes": len(key),
+        "fingerprint": key_fingerprint(key),
+    }
