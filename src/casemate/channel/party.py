@@ -54,3 +54,7 @@ class RefusedByPeerError(NotAcceptableError):
         )
         self.remote_code = remote_code
         self.correlation_id = correlation_id
+
+    def as_dict(self) -> dict[str, object]:
+        """The error as a JSON-ready object, with the id that finds its reason."""
+        return {**super().as_dict(), "correlation_id": self.correlation_id}

@@ -1,1 +1,1 @@
-"""The demo: the whole flow on one machine, with the real programs as processes."""
+"""The demo: the whole flow on one machine, with a real model and a real picture."""

@@ -1,0 +1,310 @@
+"""The demo's steps, each the real thing: real programs, a real model, a real picture."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from casemate.errors import InternalError, UsageError
+from casemate.launcher.isolation import choose_isolation
+from casemate.launcher.options import RootChoice
+from casemate.launcher.storage import memory_directory
+from casemate.project.classifier import build_classifier
+from casemate.project.demo.data import DemoData, ensure_demo_data
+from casemate.project.demo.owner import Workshop
+from casemate.project.demo.refusals import Attacker, Refusal
+from casemate.project.programs import (
+    Service,
+    Services,
+    answers,
+    casemate_command,
+    pick_port,
+    run_program,
+    terminated_like_interrupted,
+)
+from casemate.protocol.contract import LaunchContract
+
+STEPS = 8
+_BROKER_PORT = 50051
+_SERVING_PORT = 9000
+_ROOT_BYTES = 512 << 20
+
+
+class Teller(Protocol):
+    """Whoever tells the user what happens."""
+
+    def step(self, title: str) -> AbstractContextManager[Step]:
+        """A step begins; what it finds out is said within."""
+
+
+class Step(Protocol):
+    """A step under way."""
+
+    def progress(self, done: int, total: int) -> None:
+        """How far it is."""
+
+    def say(self, text: str) -> None:
+        """What it found out."""
+
+    def warn(self, text: str) -> None:
+        """What the user must not overlook."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenClass:
+    """One of the classes that the model saw."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoReport:
+    """What the demo showed.
+
+    Args:
+        ports: of broker and model server.
+        classes: the top five, likeliest first.
+        refusals: each attack with its reason.
+        ready_seconds: from the launcher's start to the open port.
+    """
+
+    ports: tuple[int, int]
+    classes: tuple[SeenClass, ...]
+    refusals: tuple[Refusal, ...]
+    ready_seconds: float
+
+
+def run_demo(cache: Path, teller: Teller) -> DemoReport:
+    """Run the whole flow, and clean up whatever happens.
+
+    Args:
+        cache: where the model's weights and the picture are, or are put.
+        teller: told of every step.
+
+    Raises:
+        CasemateError: a step failed, or an attack was not refused.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; everything is cleaned up by then.
+    """
+    with terminated_like_interrupted(), ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="casemate-demo-"))
+        services = Services()
+        clean_up = stack.enter_context(_cleaned_up(folder, services))
+        demo = _Demo(teller, Workshop(folder), services)
+        data = demo.set_up(cache)
+        onnx = demo.prepare_classifier(data)
+        contract = demo.seal(onnx)
+        demo.start_broker()
+        ready = demo.launch()
+        classes = demo.classify(data.photo)
+        refusals = demo.show_refusals(contract)
+        with teller.step("Clean up") as step:
+            step.say(clean_up())
+    return DemoReport(ports=demo.ports, classes=classes, refusals=refusals, ready_seconds=ready)
+
+
+class _Demo:
+    def __init__(self, teller: Teller, workshop: Workshop, services: Services) -> None:
+        self._teller = teller
+        self._workshop = workshop
+        self._services = services
+        self.ports = pick_port(_BROKER_PORT), pick_port(_SERVING_PORT)
+        self._options: tuple[str, ...] = ()
+
+    def set_up(self, cache: Path) -> DemoData:
+        with self._teller.step("Set up") as step:
+            data = ensure_demo_data(cache)
+            step.say(f"Python {platform.python_version()}, dependencies locked by hash")
+            step.say(f"weights and picture in {cache}, checked by hash")
+        return data
+
+    def prepare_classifier(self, data: DemoData) -> bytes:
+        with self._teller.step("Prepare the classifier") as step:
+            onnx = build_classifier(data.checkpoint.read_bytes())
+            step.say(
+                f"EfficientNet-Lite0, trained on ImageNet: {len(onnx) / 1e6:.1f} MB of ONNX from "
+                "the published weights, nothing unpickled"
+            )
+        return onnx
+
+    def seal(self, onnx: bytes) -> LaunchContract:
+        broker, serving = self.ports
+        with self._teller.step("Seal the root file system and the model") as step:
+            for name, info in (
+                ("root", self._workshop.seal_root(step.progress)),
+                ("model", self._workshop.seal_model(onnx, step.progress)),
+            ):
+                step.say(
+                    f"{name}.sealed: {info.entries} files and folders, "
+                    f"{info.file_size / 1e6:.0f} MB, id {str(info.id)[:16]}…"
+                )
+            contract = self._workshop.write_down(broker_port=broker, serving_port=serving)
+            step.say(f"launch contract: digest {str(contract.digest())[:16]}…")
+            step.say("release policy: derived from the contract and the launcher's own code")
+        return contract
+
+    def start_broker(self) -> None:
+        port = self.ports[0]
+        with self._teller.step("Start the broker") as step:
+            workshop = self._workshop
+            command = casemate_command(
+                "broker",
+                *("--policy", str(workshop.policy), "--secrets", str(workshop.secrets)),
+                *("--listen", f"127.0.0.1:{port}", "--identity", str(workshop.identity)),
+                *("--audit", str(self._audit)),
+            )
+            broker = self._services.start("broker", command, log=workshop.folder / "broker.log")
+            broker.wait_for(lambda: answers(port), timeout=30)
+            step.say(f"on port {port}{_taken(port, _BROKER_PORT)}, with the secrets ssl_config, "
+                     "image_key and model_key")  # fmt: skip
+
+    def launch(self) -> float:
+        port = self.ports[1]
+        with self._teller.step("Launch in the simulated TEE") as step:
+            step.warn("the simulated TEE protects nothing: its key lies on this machine")
+            self._options = (
+                *("--tee", "simulated"),
+                *("--development-root", str(self._workshop.development_root)),
+                *self._storage(step),
+            )
+            command = casemate_command(
+                "launch",
+                *("--contract", str(self._workshop.contract)),
+                *("--images", str(self._workshop.images), *self._options, "--json"),
+            )
+            log = self._workshop.folder / "launcher.log"
+            launcher = self._services.start("launcher", command, log=log)
+            launcher.wait_for(lambda: answers(port), timeout=120)
+            ready = _told(launcher, step)
+            step.say(f"the model server is ready on port {port}{_taken(port, _SERVING_PORT)}")
+        return ready
+
+    def classify(self, photo: Path) -> tuple[SeenClass, ...]:
+        with self._teller.step("Classify a picture of a cat") as step:
+            command = casemate_command(
+                "predict",
+                *("--server", f"localhost:{self.ports[1]}"),
+                *("--crt", str(self._workshop.certificate), "--image", str(photo), "--json"),
+            )
+            shown = f"casemate predict --server localhost:{self.ports[1]} --crt server.crt"
+            step.say(f"{shown} --image {photo.name}")
+            done = run_program(command)
+            if done.status != 0:
+                raise InternalError("demo.predict", f"the prediction failed:\n{done.stderr}")
+            classes = tuple(SeenClass(**each) for each in json.loads(done.stdout)["classes"])
+            for each in classes:
+                step.say(f"{each.probability:6.1%}  {each.name}")
+        return classes
+
+    def show_refusals(self, contract: LaunchContract) -> tuple[Refusal, ...]:
+        attacker = Attacker(
+            workshop=self._workshop, contract=contract, options=self._options, audit=self._audit
+        )
+        refusals = []
+        with self._teller.step("Attack it, as whoever runs this machine could") as step:
+            for attack in (attacker.change_code, attacker.change_command, attacker.flip_byte):
+                refusal = attack()
+                refusals.append(refusal)
+                step.say(f"{refusal.attack}: refused, exit code {refusal.exit_code}")
+                step.say(f"  {refusal.reason}")
+        return tuple(refusals)
+
+    @property
+    def _audit(self) -> Path:
+        return self._workshop.folder / "audit.jsonl"
+
+    def _storage(self, step: Step) -> tuple[str, ...]:
+        """Insist on a disk only where this machine has no memory that files can be run from."""
+        if choose_isolation(RootChoice.AUTO).can_mount:
+            return ()
+        try:
+            folder, _ = memory_directory(_ROOT_BYTES, allow_disk=False)
+        except UsageError as error:
+            if error.code != "launcher.storage":
+                raise
+            step.warn(
+                "this container gives no memory that programs can be run from, so decrypted files "
+                "go to ITS DISK for the demo (--allow-disk); the launcher refuses that by itself"
+            )
+            return ("--allow-disk",)
+        folder.rmdir()
+        return ()
+
+
+@contextlib.contextmanager
+def _cleaned_up(folder: Path, services: Services) -> Iterator[Callable[[], str]]:
+    """Within, things can be started; afterwards nothing of them is left."""
+    mounts = _mounts()
+
+    def clean_up() -> str:
+        # A second Ctrl-C must not stop what the first began.
+        with _undisturbed():
+            stopped = services.stop()
+            shutil.rmtree(folder)
+        left = [*(_mounts() - mounts), *_processes_about(folder)]
+        if left:
+            raise InternalError("demo.left-behind", f"something was left behind: {left}")
+        names = " and ".join(name for name, _ in stopped)
+        return f"{names} stopped; no process, mount or decrypted file is left"
+
+    try:
+        yield clean_up
+    finally:
+        if folder.exists():
+            clean_up()
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _told(launcher: Service, step: Step) -> float:
+    """Pass on what the launcher said; returns how long it took until the workload ran."""
+    ready = 0.0
+    for line in launcher.log.read_text(errors="replace").splitlines():
+        if line.startswith("casemate launch: "):
+            step.say(line.removeprefix("casemate launch: "))
+        elif line.startswith("{"):
+            event = json.loads(line)
+            if event["event"] == "started":
+                ready = float(event["seconds"])
+    return ready
+
+
+def _taken(port: int, wanted: int) -> str:
+    return "" if port == wanted else f" ({wanted} is taken)"
+
+
+def _mounts() -> set[str]:
+    return set(Path("/proc/self/mounts").read_text().splitlines())
+
+
+def _processes_about(folder: Path) -> list[str]:
+    """Processes whose command line names the folder, or which use a file in it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes()
+            if str(folder).encode() in command:
+                found.append(f"process {entry.name}")
+    return found
