@@ -45,6 +45,7 @@ def decode_cbor(data: bytes, *, what: str, max_size: int) -> CborValue:
             expected=f"at most {max_size} bytes",
             got=f"{len(data)} bytes",
         )
+    _refuse_tags(data, what)
     try:
         value = cbor2.loads(
             data,
@@ -59,6 +60,27 @@ def decode_cbor(data: bytes, *, what: str, max_size: int) -> CborValue:
     if encode_cbor(checked) != data:
         raise _malformed(what, "an encoding that isn't deterministic, or bytes after the end")
     return checked
+
+
+def _refuse_tags(data: bytes, what: str) -> None:
+    """Look at every item's head before the library does.
+
+    Tags alone make an input small and its value large (references to what was decoded before), or
+    endless (references to what surrounds them), or run other parsers (dates, patterns, mail).
+    """
+    at = 0
+    while at < len(data):
+        major, info = data[at] >> 5, data[at] & 31
+        at += 1
+        if info > 27:
+            raise _malformed(what, "an indefinite length")
+        if major == 6:
+            raise _malformed(what, "a tag")
+        if info > 23:
+            size = 1 << (info - 24)
+            info, at = int.from_bytes(data[at : at + size], "big"), at + size
+        if major in {2, 3}:
+            at += info
 
 
 def _checked(value: object, what: str) -> CborValue:

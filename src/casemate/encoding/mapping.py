@@ -38,14 +38,18 @@ class MapReader:
         """
         value = self.take_optional(field, kind)
         if value is None:
-            raise self._wrong(self.name(field), kind.__name__, None)
+            raise self._wrong(self.name(field), kind.__name__, value)
         return value
 
     def take_optional(self, field: str, kind: type[_T]) -> _T | None:
-        """The value of a field of type ``kind``, or None where the field is absent."""
-        value = self._rest.pop(field, None)
-        if value is None:
+        """The value of a field of type ``kind``, or None where the field is absent.
+
+        A field that is there and null is neither: what is absent has one form, or two encodings
+        would give the same value.
+        """
+        if field not in self._rest:
             return None
+        value = self._rest.pop(field)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self._wrong(self.name(field), kind.__name__, value)
         return value

@@ -117,7 +117,8 @@ def _require_equal(code: str, field: str, expected: bytes, got: bytes) -> None:
 def _parse_pubkey_hash(data: bytes) -> Sha256:
     value = decode_cbor(data, what="pubkey-hash", max_size=128)
     match value:
-        case [int(algorithm), bytes(digest)] if algorithm == _HASH_SHA256:
+        # The type is compared too: in Python, True equals 1.
+        case [algorithm, bytes(digest)] if type(algorithm) is int and algorithm == _HASH_SHA256:
             return Sha256(digest)
     raise MalformedError(
         "claims.pubkey-hash",
