@@ -98,9 +98,14 @@ def _standard_library(standard: Path, item: PythonItem, target: str) -> Iterator
         relative = path.relative_to(standard).as_posix()
         if minimal and any(fnmatch.fnmatch(relative, pattern) for pattern in _NOT_MINIMAL_FILES):
             continue
-        if path.suffix in {".py", ".so", ".txt"} or not minimal:
+        if path.suffix not in {".py", ".so", ".txt"} and minimal:
+            continue
+        # Debian's has links: to files elsewhere in /usr, which count, and to this host's own
+        # settings in /etc, which don't.
+        real = Path(os.path.realpath(path))
+        if real.is_file() and not real.is_relative_to("/etc"):
             yield PythonFile(
-                path=f"{target}/{relative}", source=path, executable=False, why="standard library"
+                path=f"{target}/{relative}", source=real, executable=False, why="standard library"
             )
 
 
