@@ -42,8 +42,9 @@ def command(cache: Path, as_json: bool) -> None:
 
 def _prove(console: Console, report: DemoReport, seconds: float) -> None:
     console.print(f"\n[bold]What was shown[/], in {seconds:.0f} seconds:")
+    where = "decrypted in memory alone" if report.in_memory else "decrypted (here, onto a disk)"
     for sentence in (
-        "An unmodified model server ran from an encrypted root file system, held in memory alone.",
+        f"An unmodified model server ran from an encrypted root file system, {where}.",
         "Its keys arrived only after its launcher had proven its code and its launch contract.",
         "The picture travelled over TLS, whose key the server alone had got from the broker.",
         f"{len(report.refusals)} attacks by whoever runs the machine were refused, "

@@ -10,7 +10,8 @@ from casemate.errors import NotAcceptableError
 from casemate.protocol.contract import LaunchContract
 
 _KEPT = {"HOME", "PATH", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "LANG", "TZ"}
-_MAX_VALUE = 4096
+# Printable ASCII: what a negated class means beyond that differs between libraries.
+_VALUE = re.compile(r"[ -~]{0,4096}\Z", re.ASCII)
 
 
 def scrub_own_environment() -> None:
@@ -38,7 +39,7 @@ def workload_environment(contract: LaunchContract, host: Mapping[str, str]) -> d
         pattern = contract.host_environment.get(name)
         if pattern is None:
             raise _refused(name, "a variable that the contract leaves to the host", "another one")
-        if len(value) > _MAX_VALUE or not re.fullmatch(pattern, value, re.ASCII):
+        if not _VALUE.match(value) or not re.fullmatch(pattern, value, re.ASCII):
             raise _refused(name, f"a value that matches {pattern}", "another value")
         environment[name] = value
     return environment

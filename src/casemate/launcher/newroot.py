@@ -68,6 +68,7 @@ class NewRoot(contextlib.ExitStack):
         self._options = options
         self._isolation = isolation
         self._tell = tell
+        self._where = "memory"
 
     def build(self, secrets: dict[str, Secret]) -> Path:
         """Build it.
@@ -107,14 +108,14 @@ class NewRoot(contextlib.ExitStack):
 
     def _root(self, root: Opened, *, needed: int) -> Path:
         if not self._isolation.can_mount:
-            base, where = memory_directory(needed, allow_disk=self._options.allow_disk)
+            base, self._where = memory_directory(needed, allow_disk=self._options.allow_disk)
             self.callback(_remove_tree, base)
-            return self._extract_root(root, base / "root", where)
+            return self._extract_root(root, base / "root")
         base = self._memory_base()
         if self._options.open is OpenChoice.MOUNT:
             path = self._overlay(root, base)
         else:
-            path = self._extract_root(root, base / "root", "memory")
+            path = self._extract_root(root, base / "root")
         # A mount point, so that it can be pivoted into.
         linux.mount(str(path), path, None, linux.MS_BIND | linux.MS_REC)
         return path
@@ -139,13 +140,13 @@ class NewRoot(contextlib.ExitStack):
             "launcher.storage", "no folder to mount memory on", expected=" or ".join(_BASES)
         )
 
-    def _extract_root(self, root: Opened, path: Path, where: str) -> Path:
+    def _extract_root(self, root: Opened, path: Path) -> Path:
         size = f"{root.size / (1 << 20):.0f} MiB"
         extract(root.image, path, restore_owner=self._is_real_root())
         path.chmod(0o755)
         self._tell(
             "image",
-            f"image {root.mount.name}: extracted to {where}, {size}",
+            f"image {root.mount.name}: extracted to {self._where}, {size}",
             name=root.mount.name,
             way="extract",
             bytes=root.size,
@@ -190,9 +191,10 @@ class NewRoot(contextlib.ExitStack):
                 got=reason,
                 remedy="Use --open auto, which then extracts it to memory.",
             )
+        size = f"{volume.size / (1 << 20):.0f} MiB"
         self._tell(
             "image",
-            f"image {name}: extracting to memory, {volume.size / (1 << 20):.0f} MiB ({reason})",
+            f"image {name}: extracting to {self._where}, {size} ({reason})",
             name=name,
             way="extract",
             bytes=volume.size,

@@ -77,13 +77,15 @@ class DemoReport:
         ports: of broker and model server.
         classes: the top five, likeliest first.
         refusals: each attack with its reason.
-        ready_seconds: from the launcher's start to the open port.
+        ready_seconds: from the launcher's start to the workload's.
+        in_memory: whether decrypted files stayed in memory, as they must outside a demo.
     """
 
     ports: tuple[int, int]
     classes: tuple[SeenClass, ...]
     refusals: tuple[Refusal, ...]
     ready_seconds: float
+    in_memory: bool
 
 
 def run_demo(cache: Path, teller: Teller) -> DemoReport:
@@ -111,7 +113,13 @@ def run_demo(cache: Path, teller: Teller) -> DemoReport:
         refusals = demo.show_refusals(contract)
         with teller.step("Clean up") as step:
             step.say(clean_up())
-    return DemoReport(ports=demo.ports, classes=classes, refusals=refusals, ready_seconds=ready)
+    return DemoReport(
+        ports=demo.ports,
+        classes=classes,
+        refusals=refusals,
+        ready_seconds=ready,
+        in_memory=demo.in_memory,
+    )
 
 
 class _Demo:
@@ -121,6 +129,10 @@ class _Demo:
         self._services = services
         self.ports = pick_port(_BROKER_PORT), pick_port(_SERVING_PORT)
         self._options: tuple[str, ...] = ()
+
+    @property
+    def in_memory(self) -> bool:
+        return "--allow-disk" not in self._options
 
     def set_up(self, cache: Path) -> DemoData:
         with self._teller.step("Set up") as step:
