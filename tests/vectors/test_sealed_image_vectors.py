@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support import vectors
 from tests.support.trees import file
 
 from casemate.errors import CasemateError
@@ -19,10 +17,8 @@ from casemate.image.seal import seal
 from casemate.image.tree import EntryKind, TreeEntry
 from casemate.types import Secret, Sha384
 
-_ROOT = Path(__file__).resolve().parents[2]
-_VECTORS = _ROOT / "specs" / "vectors" / "sealed-image"
-_ALL = sorted(path.name for path in _VECTORS.iterdir())
-_CASES = [name for name in _ALL if (_VECTORS / name / "image").exists()]
+_SPEC = "sealed-image"
+_CASES = vectors.names(_SPEC, "accepted-", "refused-")
 
 
 def read_all(path: Path, case: dict[str, str]) -> list[dict[str, object]]:
@@ -47,9 +43,9 @@ def read_all(path: Path, case: dict[str, str]) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("name", _CASES)
 def test_each_vector_is_accepted_or_refused_as_it_says(tmp_path: Path, name: str) -> None:
-    case = json.loads((_VECTORS / name / "case.json").read_text(encoding="utf-8"))
+    case = vectors.load(_SPEC, name)
     image = tmp_path / "image"
-    image.write_bytes(base64.decodebytes((_VECTORS / name / "image").read_bytes()))
+    image.write_bytes(base64.decodebytes(vectors.text(_SPEC, name, "image").encode()))
     assert hashlib.sha256(image.read_bytes()).hexdigest() == case["sha256"]
     if "accepted" in case:
         assert read_all(image, case) == case["accepted"]
@@ -63,7 +59,7 @@ def test_each_vector_is_accepted_or_refused_as_it_says(tmp_path: Path, name: str
     "name", ["accepted-tree", "accepted-empty", "accepted-16-byte-key", "sealed-three-chunks"]
 )
 def test_sealing_gives_the_very_file(tmp_path: Path, name: str) -> None:
-    case = json.loads((_VECTORS / name / "case.json").read_text(encoding="utf-8"))
+    case = vectors.load(_SPEC, name)
     key = Secret(bytes.fromhex(case["key"]))
     info = seal(tree_of(case), key, tmp_path / "image")
     assert str(info.id) == case["id"]
@@ -95,14 +91,4 @@ def tree_of(case: dict[str, Any]) -> list[TreeEntry]:
 
 
 def test_the_generator_makes_the_same_vectors_again() -> None:
-    path = _ROOT / "tools" / "make-sealed-image-vectors"
-    loader = SourceFileLoader("make_sealed_image_vectors", str(path))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    loader.exec_module(module)
-    stored = {
-        name: {path.name: path.read_bytes() for path in (_VECTORS / name).iterdir()}
-        for name in _ALL
-    }
-    assert module.vectors() == stored
+    assert vectors.generated(_SPEC) == vectors.stored(_SPEC)
