@@ -2,6 +2,7 @@
 
 from casemate.encoding.cbor import CborValue, decode_cbor, encode_cbor
 from casemate.encoding.jsontext import JsonValue, decode_json
+from casemate.encoding.keys import decode_ed25519_spki
 from casemate.encoding.mapping import MapReader
 from casemate.encoding.reader import ByteReader
 from casemate.encoding.text import decode_base64, decode_hex
@@ -13,6 +14,7 @@ __all__ = [
     "MapReader",
     "decode_base64",
     "decode_cbor",
+    "decode_ed25519_spki",
     "decode_hex",
     "decode_json",
     "encode_cbor",

@@ -9,28 +9,33 @@ Source: specs/launch-contract.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from casemate.encoding import MapReader, decode_cbor, encode_cbor
+from casemate.encoding import MapReader, decode_cbor, decode_ed25519_spki, encode_cbor
 from casemate.errors import MalformedError
 from casemate.types import Sha384, sha384
 
 MAX_SIZE = 256 * 1024
 _VERSION = 1
 _MAX_ITEMS = 1024
+_MAX_SECRETS = 64  # as many names as a broker takes in a request (specs/key-broker.md)
 _MAX_TEXT = 32 * 1024
+_MAX_PATH = 4095
+_MAX_PART = 255
 _MAX_PATTERN = 256
 _MAX_ID = 2**31 - 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z", re.ASCII)
-_ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]{1,253}):([0-9]{1,5})\Z", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:]{2,45}\]|[A-Za-z0-9._-]{1,253}):([0-9]{1,5})\Z", re.ASCII)
 # What a pattern may be made of: characters, classes and repetitions; no groups, no alternation, no
-# back references, so that every regular-expression library agrees on it.
+# back references, and a bare "-" in a class only within a range or at its end, so that every
+# regular-expression library agrees on it.
 _PATTERN = re.compile(
-    r"(?:(?:\[\^?(?:[A-Za-z0-9_./:@%+=, -]|\\[.\-\]\\^])+\]"
+    r"(?:(?:\[\^?(?:[A-Za-z0-9]-[A-Za-z0-9]|[A-Za-z0-9_./:@%+=, ]|\\[.\-\]\\^])+-?\]"
     r"|[A-Za-z0-9_/:@%=, -]|\\[.\-+*?^$()\[\]{}|\\])"
     r"(?:[*+?]|\{[0-9]{1,4}(?:,[0-9]{0,4})?\})?)*\Z",
     re.ASCII,
@@ -86,7 +91,8 @@ class BrokerIdentity:
 
     Args:
         address: ``host:port``.
-        key: DER SubjectPublicKeyInfo of the broker's identity key; None where ``policy`` is given.
+        key: DER SubjectPublicKeyInfo (Ed25519) of the broker's identity key; None where ``policy``
+            is given.
         policy: the text of a policy document whose policies must all hold for the broker's
             evidence; None where ``key`` is given.
     """
@@ -264,8 +270,7 @@ def _check(contract: LaunchContract) -> None:
             raise _wrong(field, "a variable that the contract doesn't set itself", name)
         if _LOADER.match(name):
             raise _wrong(field, "a variable that doesn't change which code runs", name)
-        if len(pattern) > _MAX_PATTERN or not _PATTERN.match(pattern):
-            raise _wrong(field, "a pattern of characters, classes and repetitions", repr(pattern))
+        _check_pattern(field, pattern)
     # Rule 3: where and as whom.
     if not _is_path(contract.working_directory):
         raise _wrong(
@@ -277,10 +282,19 @@ def _check(contract: LaunchContract) -> None:
     _check_images(contract)
     _check_secrets(contract)
     _check_broker(contract.broker)
+    # Rule 7: what a launcher takes, and what a broker can be asked for.
+    if len(contract.secret_names) > _MAX_SECRETS:
+        got = f"{len(contract.secret_names)}"
+        raise _wrong(
+            "contract", f"at most {_MAX_SECRETS} secrets by name, image keys included", got
+        )
+    if (size := len(contract.encode())) > MAX_SIZE:
+        raise _wrong("contract", f"at most {MAX_SIZE} bytes", f"{size} bytes")
 
 
 def _check_images(contract: LaunchContract) -> None:
     # Rule 4: one root; no image twice, none inside another but the root's.
+    _check_count("contract.images", contract.images)
     mounts = [image.mount for image in contract.images]
     for index, image in enumerate(contract.images):
         where = f"contract.images[{index}]"
@@ -296,12 +310,13 @@ def _check_images(contract: LaunchContract) -> None:
     if mounts.count("/") != 1:
         raise _wrong("contract.images", "exactly one image at /", f"{mounts.count('/')}")
     names = [image.name for image in contract.images]
-    if len(set(names)) != len(names) or len(names) > _MAX_ITEMS:
+    if len(set(names)) != len(names):
         raise _wrong("contract.images", "names that differ", ", ".join(names))
 
 
 def _check_secrets(contract: LaunchContract) -> None:
     # Rule 5: each secret in a place of its own, readable by no more than user and group.
+    _check_count("contract.secrets", contract.secrets)
     paths = [secret.path for secret in contract.secrets]
     for index, secret in enumerate(contract.secrets):
         where = f"contract.secrets[{index}]"
@@ -318,8 +333,8 @@ def _check_secrets(contract: LaunchContract) -> None:
         for image in contract.images:
             if image.mount != "/" and (secret.path + "/").startswith(image.mount + "/"):
                 raise _wrong(f"{where}.path", "a path outside mounted volumes", secret.path)
-    if len(paths) > _MAX_ITEMS:
-        raise _wrong("contract.secrets", f"at most {_MAX_ITEMS}", str(len(paths)))
+            if (image.mount + "/").startswith(secret.path + "/"):
+                raise _wrong(f"{where}.path", "no folder that holds a volume", secret.path)
 
 
 def _check_broker(broker: BrokerIdentity) -> None:
@@ -329,6 +344,8 @@ def _check_broker(broker: BrokerIdentity) -> None:
         raise _wrong("contract.broker.address", "HOST:PORT", repr(broker.address))
     if (broker.key is None) == (broker.policy is None):
         raise _wrong("contract.broker", "exactly one of key and policy", "both or neither")
+    if broker.key is not None:
+        decode_ed25519_spki(broker.key, field="contract.broker.key")
 
 
 def _is_path(path: str) -> bool:
@@ -336,11 +353,27 @@ def _is_path(path: str) -> bool:
         return True
     parts = path.split("/")
     return (
-        len(path) <= 4095
+        len(path.encode()) <= _MAX_PATH
         and path.startswith("/")
-        and all(part not in {"", ".", ".."} and len(part) <= 255 for part in parts[1:])
-        and path.isprintable()
+        and all(
+            part not in {"", ".", ".."} and len(part.encode()) <= _MAX_PART for part in parts[1:]
+        )
+        and not _CONTROL.search(path)
     )
+
+
+def _check_count(field: str, items: Sized) -> None:
+    if len(items) > _MAX_ITEMS:
+        raise _wrong(field, f"at most {_MAX_ITEMS}", str(len(items)))
+
+
+def _check_pattern(field: str, pattern: str) -> None:
+    if len(pattern) > _MAX_PATTERN or not _PATTERN.match(pattern):
+        raise _wrong(field, "a pattern of characters, classes and repetitions", repr(pattern))
+    try:
+        re.compile(pattern, re.ASCII)
+    except re.error as error:  # the one thing that the grammar leaves open: bounds out of order
+        raise _wrong(field, "ranges and repetitions in order", repr(pattern)) from error
 
 
 def _check_name(field: str, name: str) -> None:
@@ -354,8 +387,9 @@ def _check_variable(field: str, name: str) -> None:
 
 
 def _check_text(field: str, text: str) -> None:
-    if "\x00" in text or len(text) > _MAX_TEXT:
-        raise _wrong(field, f"at most {_MAX_TEXT} characters, no NUL", f"{len(text)} characters")
+    size = len(text.encode())
+    if "\x00" in text or size > _MAX_TEXT:
+        raise _wrong(field, f"at most {_MAX_TEXT} bytes, no NUL", f"{size} bytes")
 
 
 def _wrong(field: str, expected: str, got: str) -> MalformedError:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from casemate.encoding import MapReader, decode_hex
 from casemate.errors import MalformedError
-from casemate.protocol.contract import LaunchContract, read_contract
+from casemate.protocol.contract import MAX_SIZE, LaunchContract, read_contract
 from casemate.types import Sha384
 
 
@@ -33,10 +33,15 @@ def contract_from_source(
         MalformedError: naming the field.
     """
     try:
+        if len(text.encode()) > MAX_SIZE:
+            raise ValueError(f"more than {MAX_SIZE} bytes")
         source = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; so is too long a number
         raise MalformedError(
-            "contract.source", "the contract's source is not TOML", expected="TOML", got=str(error)
+            "contract.source",
+            "the contract's source is not TOML",
+            expected=f"TOML, at most {MAX_SIZE} bytes",
+            got=str(error),
         ) from error
     source.setdefault("environment", {})
     source.setdefault("host-environment", {})
@@ -45,23 +50,22 @@ def contract_from_source(
     source.setdefault("uid", 0)
     source.setdefault("gid", 0)
     for index, image in enumerate(_tables(source.get("images"))):
-        fields = MapReader(image, what=f"contract.images[{index}]")
-        if (file := fields.take_optional("file", str)) is not None:
+        where = f"contract.images[{index}]"
+        if (file := _take_text(image, "file", where, instead_of="id")) is not None:
             image["id"] = bytes(image_id(file))
             image.setdefault("name", file.rsplit("/", 1)[-1].removesuffix(".sealed"))
-            del image["file"]
-        elif (digits := fields.take_optional("id", str)) is not None:
-            image["id"] = decode_hex(digits, field=fields.name("id"), length=Sha384.length)
-    for secret in _tables(source.get("secrets")):
-        if isinstance(mode := secret.get("mode", "0400"), str):
-            secret["mode"] = _octal(mode)
+        elif (digits := _take_text(image, "id", where)) is not None:
+            image["id"] = decode_hex(digits, field=f"{where}.id", length=Sha384.length)
+    for index, secret in enumerate(_tables(source.get("secrets"))):
+        secret["mode"] = _octal(secret.get("mode", "0400"), f"contract.secrets[{index}].mode")
     for broker in _tables([source.get("broker")]):
-        if isinstance(key_file := broker.pop("key-file", None), str):
-            broker["key"] = public_key(key_file)
-        if isinstance(policy_file := broker.pop("policy-file", None), str):
-            broker["policy"] = read_text(policy_file)
-        if isinstance(key := broker.get("key"), str):
-            broker["key"] = decode_hex(key, field="contract.broker.key")
+        where = "contract.broker"
+        if (file := _take_text(broker, "key-file", where, instead_of="key")) is not None:
+            broker["key"] = public_key(file)
+        elif (digits := _take_text(broker, "key", where)) is not None:
+            broker["key"] = decode_hex(digits, field=f"{where}.key")
+        if (file := _take_text(broker, "policy-file", where, instead_of="policy")) is not None:
+            broker["policy"] = read_text(file)
     return read_contract(MapReader(source, what="contract"))
 
 
@@ -70,13 +74,34 @@ def _tables(value: object) -> list[dict[str, object]]:
     return [item for item in items if isinstance(item, dict)]
 
 
-def _octal(text: str) -> int:
-    if not text or len(text) > 5 or set(text) - set("01234567"):
-        raise MalformedError(
-            "contract.source",
-            "a secret's mode is not octal",
-            field="contract.secrets.mode",
-            expected='octal digits, such as "0400"',
-            got=repr(text[:16]),
+def _take_text(
+    table: dict[str, object], field: str, where: str, *, instead_of: str | None = None
+) -> str | None:
+    """Take a text out of a table; None where it is absent. It excludes what it stands for."""
+    if field not in table:
+        return None
+    value = table.pop(field)
+    if not isinstance(value, str) or (instead_of is not None and instead_of in table):
+        raise _wrong(
+            f"{where}.{field}",
+            "a text" if instead_of is None else f"a text, and no {instead_of} beside it",
+            f"{value!r}"[:64],
         )
+    return value
+
+
+def _octal(text: object, field: str) -> int:
+    # No number: in TOML 400 is decimal, and would be another mode than the one that was meant.
+    if not isinstance(text, str) or not 0 < len(text) <= 5 or set(text) - set("01234567"):
+        raise _wrong(field, 'a text of octal digits, such as "0400"', f"{text!r}"[:64])
     return int(text, 8)
+
+
+def _wrong(field: str, expected: str, got: str) -> MalformedError:
+    return MalformedError(
+        "contract.source",
+        f"the contract's source is wrong at {field}",
+        field=field,
+        expected=expected,
+        got=got,
+    )
