@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from casemate.encoding import MapReader, decode_hex
+from casemate.encoding import MapReader, decode_ed25519_spki, decode_hex
 from casemate.errors import MalformedError
 from casemate.policy.fields import Field, Kind
 from casemate.types import sha256
 from casemate.verify import ClaimValue
 
 _MAX_VALUES = 1024
-_MAX_KEY_SIZE = 1024
+_MAX_UINT = 2**63 - 1  # what every TOML library can read
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +65,15 @@ def parse_constraint(field: Field, table: MapReader) -> Constraint:
             values = table.take_list("any_of")
             if not 0 < len(values) <= _MAX_VALUES:
                 raise _wrong(where, f"1 to {_MAX_VALUES} values", f"{len(values)}")
+            if field.kind is Kind.BOOL:  # both values would be no check at all
+                raise _wrong(where, "exactly: a boolean has no other choice", "any_of")
             parsed = tuple(_value(field, value, where) for value in values)
             if len(set(parsed)) != len(parsed):
                 raise _wrong(where, "values that differ", "a value twice")
             return AnyOf(parsed)
         case "at_least":
             minimum = table.take("at_least", int)
-            if field.kind is not Kind.UINT or minimum < 0:
+            if field.kind is not Kind.UINT or not 0 <= minimum <= _MAX_UINT:
                 raise _wrong(where, "at_least only for unsigned integers", field.kind)
             return AtLeast(minimum)
         case _:
@@ -135,11 +137,13 @@ def _value(field: Field, value: object, where: str) -> ClaimValue:
     match field.kind, value:
         case Kind.DIGEST, str():
             return decode_hex(value, field=where, length=field.length)
-        case Kind.PUBLIC_KEY, str() if 0 < len(value) <= 2 * _MAX_KEY_SIZE:
-            return decode_hex(value, field=where)
+        case Kind.PUBLIC_KEY, str():
+            key = decode_hex(value, field=where)
+            decode_ed25519_spki(key, field=where)
+            return key
         case Kind.BOOL, bool():
             return value
-        case Kind.UINT, int() if not isinstance(value, bool) and value >= 0:
+        case Kind.UINT, int() if not isinstance(value, bool) and 0 <= value <= _MAX_UINT:
             return value
     raise _wrong(where, f"a {field.kind}", type(value).__name__)
 

@@ -75,16 +75,16 @@ class PolicyDocument:
         """Parse a policy document.
 
         Args:
-            text: TOML, at most 1 MiB.
+            text: TOML, at most 1 MiB of UTF-8.
 
         Raises:
             MalformedError: with the full name of the offending field.
         """
-        if len(text) > MAX_SIZE:
-            raise _wrong("policy", f"at most {MAX_SIZE} characters", f"{len(text)}")
+        if (size := len(text.encode())) > MAX_SIZE:
+            raise _wrong("policy", f"at most {MAX_SIZE} bytes", f"{size}")
         try:
             top = MapReader(tomllib.loads(text), what="policy")
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of 5000 digits is a ValueError
             raise _wrong("policy", "TOML", str(error)) from error
         version = top.take("version", int)
         if version != _VERSION:

@@ -16,9 +16,11 @@ class Kind(StrEnum):
     DIGEST = "digest"
     """Bytes of a fixed length, written as hex."""
     PUBLIC_KEY = "public-key"
-    """The policy names a DER SubjectPublicKeyInfo in hex; the claim is its SHA-256."""
+    """The policy names an Ed25519 SubjectPublicKeyInfo (DER) in hex; the claim is its SHA-256."""
     UINT = "uint"
+    """0 to 2^63 - 1."""
     BOOL = "bool"
+    """Only ``exactly``: any of both would be no check."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
