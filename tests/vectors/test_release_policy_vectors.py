@@ -1,0 +1,82 @@
+"""The vectors of specs/release-policy.md: our parser, appraisal and store agree with them."""
+
+import pytest
+from tests.support import vectors
+
+from casemate.broker.store import SecretStore
+from casemate.errors import CasemateError, NotAcceptableError
+from casemate.evidence import Tee
+from casemate.policy import PolicyDocument, appraise
+from casemate.types import ReportData, Secret, Sha384
+from casemate.verify import VerifiedReport
+
+SPEC = "release-policy"
+
+
+def document_of(name):
+    return PolicyDocument.parse(vectors.text(SPEC, name, "policy.toml"))
+
+
+@pytest.mark.parametrize("name", vectors.names(SPEC, "accepted-"))
+def test_an_accepted_document_has_its_policies_and_secrets(name):
+    case = vectors.load(SPEC, name)
+    document = document_of(name)
+    assert sorted(document.policies) == case["policies"]
+    assert {name: list(names) for name, names in document.secrets.items()} == case["secrets"]
+    assert PolicyDocument.parse(document.render()) == document
+
+
+@pytest.mark.parametrize("name", vectors.names(SPEC, "refused-"))
+def test_a_refused_document_is_refused_for_its_one_fault(name):
+    with pytest.raises(CasemateError) as caught:
+        document_of(name)
+    assert caught.value.code == vectors.load(SPEC, name)["error"]
+
+
+@pytest.mark.parametrize("name", vectors.names(SPEC, "appraise-"))
+def test_claims_meet_the_policies_and_free_the_secrets_that_they_should(name):
+    case = vectors.load(SPEC, name)
+    document = document_of(name)
+    appraised = {}
+    for policy_name, outcome in case["policies"].items():
+        policy = document.policies[policy_name]
+        if isinstance(outcome, int):
+            appraised[policy_name] = appraise(policy, report_of(case), launch=launch_of(case))
+            assert appraised[policy_name].alternative == outcome
+            continue
+        with pytest.raises(NotAcceptableError) as caught:
+            appraise(policy, report_of(case), launch=launch_of(case))
+        assert [
+            (found.where, found.field, found.expected, found.got)
+            for found in caught.value.mismatches
+        ] == [
+            (f"{policy_name}[{item['alternative']}]", item["field"], item["expected"], item["got"])
+            for item in outcome
+        ]
+    assert [name for name in document.secrets if opens(document, name, appraised)] == (
+        case["released"]
+    )
+
+
+def test_the_generator_makes_the_same_vectors_again():
+    assert vectors.generated(SPEC) == vectors.stored(SPEC)
+
+
+def report_of(case):
+    claims = {
+        name: bytes.fromhex(value) if isinstance(value, str) else value
+        for name, value in case["claims"].items()
+    }
+    return VerifiedReport(tee=Tee(case["tee"]), report_data=ReportData(bytes(64)), claims=claims)
+
+
+def launch_of(case):
+    return Sha384(bytes.fromhex(case["launch"])) if "launch" in case else None
+
+
+def opens(document, name, appraised):
+    store = SecretStore({secret: Secret(b"1") for secret in document.secrets}, document)
+    try:
+        return store.open(name, appraised) == Secret(b"1")
+    except NotAcceptableError:
+        return False
