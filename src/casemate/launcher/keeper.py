@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import socket
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -77,6 +78,9 @@ def _keep(
             message["sentence"] = sentence
         send_message(control, message)
 
+    def on_storage(folder: Path) -> None:
+        send_message(control, {"kind": "storage", "path": str(folder)})
+
     require_no_plain_swap(allow_disk=options.allow_disk)
     isolation = choose_isolation(options.root)
     enter_isolation(isolation)
@@ -86,7 +90,7 @@ def _keep(
     init, to_init = _fork_init(workload)
     linux.forbid_dumps()
     try:
-        with NewRoot(contract, options, isolation, tell) as root:
+        with NewRoot(contract, options, isolation, tell, on_storage) as root:
             secrets = _receive_secrets(control)
             try:
                 path = root.build(secrets)
@@ -159,22 +163,7 @@ def _end_everything(init: int) -> None:
     """End init and with it its pid namespace; without one, every process we adopted."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(init, signal.SIGKILL)
-    for _ in range(1000):
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            for child in _children():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(-1, 0)
-
-
-def _children() -> list[int]:
-    with open(f"/proc/self/task/{os.getpid()}/children") as file:  # noqa: PTH123
-        return [int(pid) for pid in file.read().split()]
+    linux.end_every_child()
 
 
 def _report(control: socket.socket, error: CasemateError) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import signal
 from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
@@ -83,6 +85,22 @@ def forbid_dumps() -> None:
 def adopt_orphans() -> None:
     """Become the parent of descendants whose own parent has ended."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_every_child() -> None:
+    """Kill and reap every child, and whatever we adopt because of it."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    for _ in range(1000):
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            for child in children.read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(child), signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, 0)
 
 
 def forbid_new_privileges() -> None:

@@ -17,7 +17,7 @@ from casemate.image.reader import SealedImage, open_image
 from casemate.launcher import linux
 from casemate.launcher.isolation import Isolation
 from casemate.launcher.options import LaunchOptions, OpenChoice
-from casemate.launcher.storage import memory_directory
+from casemate.launcher.storage import memory_directory, remove_tree
 from casemate.protocol.contract import ImageMount, LaunchContract, SecretPlacement
 from casemate.types import Secret
 
@@ -54,6 +54,7 @@ class NewRoot(contextlib.ExitStack):
         options: the host's part: where images lie, how to open them.
         isolation: what was entered.
         tell: told of each step: event, sentence, details.
+        on_storage: told of a folder of decrypted files that no mount hides, before it is filled.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class NewRoot(contextlib.ExitStack):
         options: LaunchOptions,
         isolation: Isolation,
         tell: Callable[..., None],
+        on_storage: Callable[[Path], None],
     ) -> None:
         super().__init__()
         self._contract = contract
         self._options = options
         self._isolation = isolation
         self._tell = tell
+        self._on_storage = on_storage
         self._where = "memory"
 
     def build(self, secrets: dict[str, Secret]) -> Path:
@@ -109,7 +112,8 @@ class NewRoot(contextlib.ExitStack):
     def _root(self, root: Opened, *, needed: int) -> Path:
         if not self._isolation.can_mount:
             base, self._where = memory_directory(needed, allow_disk=self._options.allow_disk)
-            self.callback(_remove_tree, base)
+            self._on_storage(base)
+            self.callback(remove_tree, base)
             return self._extract_root(root, base / "root")
         base = self._memory_base()
         if self._options.open is OpenChoice.MOUNT:
@@ -323,9 +327,3 @@ def _unplaceable(path: str, error: OSError) -> UsageError:
         got=error.strerror or str(error),
         remedy="Name the folder itself in the contract, not a link that leads there.",
     )
-
-
-def _remove_tree(base: Path) -> None:
-    import shutil
-
-    shutil.rmtree(base, ignore_errors=True)

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -19,6 +20,7 @@ from casemate.launcher.init import FORWARDED
 from casemate.launcher.keeper import GIVE_UP, run_keeper
 from casemate.launcher.options import LaunchOptions
 from casemate.launcher.status import Status
+from casemate.launcher.storage import remove_tree
 from casemate.launcher.wire import error_from, receive_message, send_message
 from casemate.protocol.contract import MAX_SIZE, LaunchContract
 from casemate.types import ReportData
@@ -40,15 +42,18 @@ def run_launch(options: LaunchOptions, status: Status) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump may hold a secret
     contract = LaunchContract.parse(_read_contract(options.contract))
     environment = workload_environment(contract, options.environment)
+    linux.adopt_orphans()  # if the keeper is killed, what it kept becomes ours to end
     # The keeper comes before any thread, socket or key: a fork copies what there is.
     keeper, control = _fork_keeper(contract, environment, options)
     linux.forbid_dumps()
+    plain = _PlainFiles()
     with control:
         try:
             _fetch_and_hand_over(contract, options, status, control)
-            return _attend(control, keeper, status)
+            return _attend(control, keeper, status, plain)
         finally:
             _end(keeper)
+            plain.remove()
 
 
 def _read_contract(path: Path) -> bytes:
@@ -89,7 +94,19 @@ def _fetch_and_hand_over(
         send_message(control, {"secrets": values})
 
 
-def _attend(control: socket.socket, keeper: int, status: Status) -> int:
+@dataclass(slots=True)
+class _PlainFiles:
+    """Where the keeper put decrypted files that don't vanish with its mounts."""
+
+    folder: Path | None = None
+
+    def remove(self) -> None:
+        """Remove what a keeper that was killed couldn't."""
+        if self.folder is not None:
+            remove_tree(self.folder)
+
+
+def _attend(control: socket.socket, keeper: int, status: Status, plain: _PlainFiles) -> int:
     """Pass on what the keeper reports until the workload has ended."""
     _forward_signals(keeper)
     while (message := receive_message(control)) is not None:
@@ -101,6 +118,8 @@ def _attend(control: socket.socket, keeper: int, status: Status) -> int:
                     message.take_optional("sentence", str),
                     **{name: details.take_any(name) for name in details.names()},
                 )
+            case "storage":
+                plain.folder = Path(message.take("path", str))
             case "started":
                 status.tell("started", "the workload runs", pid=message.take("pid", int))
             case "exit":
@@ -135,6 +154,7 @@ def _end(keeper: int) -> None:
         if os.waitpid(keeper, os.WNOHANG) == (0, 0):
             os.kill(keeper, GIVE_UP)
             os.waitpid(keeper, 0)
+    linux.end_every_child()
 
 
 class _Attesting:

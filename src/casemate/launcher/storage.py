@@ -65,6 +65,13 @@ def memory_directory(needed: int, *, allow_disk: bool) -> tuple[Path, str]:
     )
 
 
+def remove_tree(folder: Path) -> None:
+    """Remove a folder of decrypted files, as far as it is still there."""
+    import shutil  # at the end of a launch, not at its start
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _unfit(candidate: str, needed: int) -> str | None:
     path = Path(candidate)
     if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):

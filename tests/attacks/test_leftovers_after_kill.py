@@ -1,0 +1,69 @@
+"""Whoever runs the machine kills a launch, to find what it leaves: process, mount, plain file."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from tests.support.launches import gone_in_time, launch_site, needs_busybox, root_choices
+from tests.support.trees import file
+
+pytestmark = needs_busybox
+
+# The workload hides a child in a session of its own: that must end too.
+SCRIPT = "(trap '' TERM HUP; sleep 1000) & echo ready; while :; do sleep 0.1; done"
+PLACES = ("/dev/shm", "/run", "/tmp", "/var/tmp", "/mnt")
+
+
+def mounts():
+    return set(Path("/proc/self/mounts").read_text().splitlines())
+
+
+def directories():
+    found = set()
+    for place in map(Path, PLACES):
+        found |= {str(path) for path in place.glob("casemate-*")} if place.is_dir() else set()
+    return found
+
+
+@pytest.fixture(params=root_choices())
+def launched(request, tmp_path):
+    with launch_site(tmp_path, ["/bin/sh", "-c", SCRIPT], volume=[file("m", b"x")]) as site:
+        before = mounts(), directories()
+        with site.running(f"--root={request.param}") as run:
+            assert len(run.below) >= 4  # keeper, init, workload, its child
+            yield run
+            assert gone_in_time((run.process.pid, *run.below)), "a process is left"
+            assert (mounts(), directories()) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_asks_it_to_stop(launched, number):
+    launched.process.send_signal(number)
+    launched.process.wait(10)
+
+
+def test_the_launcher_is_killed(launched):
+    launched.process.kill()
+    launched.process.wait(10)
+
+
+def test_the_keeper_is_killed(launched):
+    os.kill(launched.below[0], signal.SIGKILL)
+    assert launched.process.wait(10) == 1
+
+
+def test_init_is_killed(launched):
+    os.kill(launched.below[1], signal.SIGKILL)
+    assert launched.process.wait(10) == 1
+
+
+def test_the_workload_is_killed(launched):
+    os.kill(launched.below[2], signal.SIGKILL)
+    assert launched.process.wait(10) == 128 + signal.SIGKILL
+
+
+def test_launcher_and_workload_are_killed_at_once(launched):
+    os.kill(launched.below[2], signal.SIGKILL)
+    launched.process.kill()
+    launched.process.wait(10)

@@ -1,0 +1,272 @@
+"""Real launches, small: a root file system that is one static program, and a broker of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.support.trees import directory, file, symlink
+
+from casemate.image.keys import encode_key_file, generate_key
+from casemate.image.seal import seal
+from casemate.image.tree import TreeEntry
+from casemate.launcher.isolation import choose_isolation
+from casemate.launcher.options import RootChoice
+from casemate.project.keys import load_public_key, make_identity_key
+from casemate.project.policies import policy_for_launcher
+from casemate.project.programs import (
+    Finished,
+    Services,
+    answers,
+    casemate_command,
+    pick_port,
+    run_program,
+)
+from casemate.protocol.contract import (
+    BrokerIdentity,
+    ImageMount,
+    LaunchContract,
+    SecretPlacement,
+    TlsMode,
+)
+from casemate.tee.simulated import DevelopmentRoot, measure_launcher
+
+BUSYBOX = Path("/bin/busybox")
+CANARY = b"canary-of-a-tls-key-4f1e"
+_APPLETS = (
+    "sh", "ls", "cat", "id", "env", "ps", "sleep", "kill", "true", "stat", "grep", "mount",
+    "mkdir", "touch", "wc", "head",
+)  # fmt: skip
+_TIMEOUT = 30.0
+
+needs_busybox = pytest.mark.skipif(
+    not BUSYBOX.is_file(), reason="needs busybox-static (tools/install-test-programs)"
+)
+
+
+def root_choices() -> list[str]:
+    """The ways to make a new root that this machine allows."""
+    allowed = []
+    for choice in (RootChoice.NAMESPACE, RootChoice.CHROOT):
+        try:
+            choose_isolation(choice)
+        except Exception:  # noqa: BLE001  whatever the reason, it isn't allowed
+            continue
+        allowed.append(choice.value)
+    return allowed
+
+
+def busybox_root(*more: TreeEntry) -> list[TreeEntry]:
+    """A root file system with a shell and a few commands."""
+    content = BUSYBOX.read_bytes()
+    return [
+        directory("bin"),
+        file("bin/busybox", content, 0o755),
+        *(symlink(f"bin/{name}", "busybox") for name in _APPLETS),
+        directory("etc"),
+        *more,
+    ]
+
+
+@dataclass(slots=True)
+class LaunchSite:
+    """A folder with everything that a launch needs, and a broker that runs.
+
+    Args:
+        folder: of this test alone.
+        contract: what the policy was written for.
+        services: end with the test.
+    """
+
+    folder: Path
+    contract: LaunchContract
+    services: Services
+    options: tuple[str, ...] = field(default=())
+
+    @property
+    def contract_file(self) -> Path:
+        return self.folder / "launch.cbor"
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "images"
+
+    @property
+    def audit(self) -> Path:
+        return self.folder / "audit.jsonl"
+
+    @property
+    def broker_log(self) -> Path:
+        return self.folder / "broker.log"
+
+    def restart_broker(self) -> None:
+        """Stop the broker if it runs, and start it with what lies in the folder now."""
+        self.services.stop()
+        address = self.contract.broker.address
+        broker = self.services.start(
+            "broker",
+            casemate_command(
+                "broker",
+                *("--policy", str(self.folder / "policy.toml")),
+                *("--secrets", str(self.folder / "secrets"), "--listen", address),
+                *("--identity", str(self.folder / "broker.key"), "--audit", str(self.audit)),
+            ),
+            log=self.broker_log,
+        )
+        port = self.contract.broker.endpoint[1]
+        broker.wait_for(lambda: answers(port), timeout=_TIMEOUT)
+
+    def command(self, *more: str, contract: Path | None = None) -> list[str]:
+        """The launcher's command line."""
+        return casemate_command(
+            "launch",
+            *("--contract", str(contract or self.contract_file), "--images", str(self.images)),
+            *("--tee", "simulated", "--development-root", str(self.folder / "root.pem")),
+            *(*self.options, *more),
+        )
+
+    def launch(self, *more: str, contract: Path | None = None) -> Finished:
+        """Launch, and wait for the end."""
+        return run_program(self.command(*more, contract=contract), timeout=_TIMEOUT)
+
+    def changed(self, **changes: object) -> Path:
+        """Another contract than the policy's, as the host would make it."""
+        path = self.folder / "changed.cbor"
+        path.write_bytes(dataclasses.replace(self.contract, **changes).encode())  # type: ignore[arg-type]
+        return path
+
+    def refusals(self) -> list[dict[str, object]]:
+        """What the broker refused, and why: the ``error`` of each audit line."""
+        lines = [json.loads(line) for line in self.audit.read_text().splitlines()]
+        return [line["error"] for line in lines if line["event"] == "refused"]
+
+    @contextmanager
+    def running(self, *more: str, ready: str = "ready") -> Iterator[Running]:
+        """Launch in the background; the workload says ``ready`` on its standard output."""
+        out = self.folder / f"out-{time.monotonic_ns()}"
+        with out.open("wb") as stream:
+            process = subprocess.Popen(
+                self.command(*more), stdout=stream, stderr=stream, stdin=subprocess.DEVNULL
+            )
+        try:
+            deadline = time.monotonic() + _TIMEOUT
+            while ready not in out.read_text(errors="replace").splitlines():
+                assert process.poll() is None, out.read_text(errors="replace")
+                assert time.monotonic() < deadline, out.read_text(errors="replace")
+                time.sleep(0.02)
+            yield Running(process, out, tuple(descendants(process.pid)))
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A launcher at work: its process, its output, and the processes below it, parents first."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+    below: tuple[int, ...]
+
+
+@contextmanager
+def launch_site(
+    folder: Path,
+    argv: Sequence[str],
+    *,
+    entries: Sequence[TreeEntry] | None = None,
+    volume: Sequence[TreeEntry] = (),
+    environment: dict[str, str] | None = None,
+    host_environment: dict[str, str] | None = None,
+    secrets: dict[str, tuple[bytes, str, int]] | None = None,
+    user: int = 0,
+) -> Iterator[LaunchSite]:
+    """Everything for one contract, with its broker running."""
+    keep, images = folder / "secrets", folder / "images"
+    for new in (keep, images):
+        new.mkdir()
+    placed = {"tls": (CANARY, "/etc/tls.key", 0o400)} if secrets is None else secrets
+    sealed = []
+    for name, mount, tree in (
+        ("root", "/", busybox_root() if entries is None else entries),
+        ("volume", "/data", volume),
+    ):
+        if mount == "/" or tree:
+            key = generate_key()
+            _keep(keep / f"{name}_key", encode_key_file(key).reveal())
+            info = seal(tree, key, images / f"{name}.sealed")
+            sealed.append(ImageMount(name=name, id=info.id, key=f"{name}_key", mount=mount))
+    for name, (value, _, _) in placed.items():
+        _keep(keep / name, value)
+    private, public = make_identity_key()
+    _keep(folder / "broker.key", private.reveal())
+    _keep(folder / "broker.pub", public)
+    port = pick_port(0)
+    contract = LaunchContract(
+        argv=tuple(argv),
+        environment={"PATH": "/bin"} if environment is None else environment,
+        host_environment=host_environment or {},
+        working_directory="/",
+        uid=user,
+        gid=user,
+        images=tuple(sealed),
+        secrets=tuple(
+            SecretPlacement(name=name, path=path, mode=mode)
+            for name, (_, path, mode) in placed.items()
+        ),
+        broker=BrokerIdentity(
+            address=f"127.0.0.1:{port}", key=load_public_key(folder / "broker.pub")
+        ),
+        tls=TlsMode.SECRET if placed else TlsMode.NONE,
+    )
+    with Services() as services:
+        site = LaunchSite(folder, contract, services)
+        site.contract_file.write_bytes(contract.encode())
+        root = DevelopmentRoot.load_or_create(folder / "root.pem")
+        policy = policy_for_launcher(contract, root=root, measurement=measure_launcher())
+        (folder / "policy.toml").write_text(policy.render())
+        site.restart_broker()
+        yield site
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below ``pid``, parents first."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += [int(child), *descendants(int(child))]
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped doesn't."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state not in {"Z", "X"}
+
+
+def gone_in_time(pids: Sequence[int], seconds: float = 10.0) -> bool:
+    """Whether all of them end in time."""
+    deadline = time.monotonic() + seconds
+    while any(alive(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _keep(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
