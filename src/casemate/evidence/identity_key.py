@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from casemate.encoding import MapReader, decode_cbor, encode_cbor
+from casemate.encoding import MapReader, decode_cbor, decode_ed25519_spki, encode_cbor
 from casemate.errors import MalformedError
 from casemate.types import ReportData
 
@@ -45,7 +45,7 @@ def parse_identity_key_evidence(data: bytes) -> IdentityKeyReport:
     Raises:
         MalformedError: where it isn't what the specification says.
 
-    Source: specs/attested-channel.md, "Identity-key evidence".
+    Source: specs/simulated-evidence.md, "Identity-key evidence".
     Does not check: the signature, nor whether the key is the expected one.
     """
     fields = MapReader(
@@ -57,6 +57,7 @@ def parse_identity_key_evidence(data: bytes) -> IdentityKeyReport:
         signature=fields.take("signature", bytes),
     )
     fields.finish()
+    decode_ed25519_spki(report.public_key, field="public-key")
     if len(report.signature) != SIGNATURE_SIZE:
         raise MalformedError(
             "evidence.signature-length",

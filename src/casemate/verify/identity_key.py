@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from casemate.encoding import decode_ed25519_spki
 from casemate.errors import NotGenuineError
 from casemate.evidence import Tee
 from casemate.evidence.identity_key import SIGNATURE_CONTEXT, parse_identity_key_evidence
@@ -19,7 +19,7 @@ def verify_identity_key(data: bytes, *, keys: Collection[bytes]) -> VerifiedRepo
     """Verify identity-key evidence.
 
     Args:
-        data: the evidence (specs/attested-channel.md, "Identity-key evidence").
+        data: the evidence (specs/simulated-evidence.md, "Identity-key evidence").
         keys: SubjectPublicKeyInfo (DER) of the keys that are trusted by name.
 
     Returns:
@@ -41,12 +41,12 @@ def verify_identity_key(data: bytes, *, keys: Collection[bytes]) -> VerifiedRepo
             got=sha256(report.public_key).hex(),
             remedy="Check that the address leads to the right peer and that the pin is current.",
         )
-    key = load_der_public_key(report.public_key)
+    key = Ed25519PublicKey.from_public_bytes(
+        decode_ed25519_spki(report.public_key, field="public-key")
+    )
 
     # 2. It signs the report data under a context of its own, so that no other signature of it fits.
     try:
-        if not isinstance(key, Ed25519PublicKey):
-            raise InvalidSignature
         key.verify(report.signature, SIGNATURE_CONTEXT + report.report_data)
     except InvalidSignature as error:
         raise NotGenuineError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from casemate.errors import MalformedError
 from casemate.evidence import Evidence, Tee
 from casemate.verify.identity_key import verify_identity_key
 from casemate.verify.report import VerifiedReport
@@ -32,6 +33,14 @@ def verify_evidence(evidence: Evidence, *, anchors: TrustAnchors) -> VerifiedRep
 
     Does not check: what the report data binds, nor any policy.
     """
+    if evidence.endorsements:  # neither TEE has any, and nothing may lie there unread
+        raise MalformedError(
+            "evidence.endorsements",
+            f"{evidence.tee} evidence has no endorsements",
+            field="endorsements",
+            expected="none",
+            got=f"{len(evidence.endorsements)} items",
+        )
     match evidence.tee:
         case Tee.SIMULATED:
             return verify_simulated(evidence.data, roots=anchors.development_roots)
