@@ -11,7 +11,8 @@ Rules (specs/attested-channel.md; each is cited where it is carried out):
  7. The channel opens for the client with the server's ``accepted``, and for the server when it
     sends it.
  8. A refusal carries a code and a correlation id, and nothing else.
- 9. A frame is at most 256 KiB; what a frame doesn't announce isn't buffered.
+ 9. A frame's body is at most as long as its type allows, 256 KiB for evidence; what a frame
+    doesn't announce isn't buffered.
 
 Any input gives an event or one of `MalformedError`, `NotGenuineError`, `RefusedByPeerError`; after
 an error the engine is closed for good. Attesting and judging are the caller's: the engine says
@@ -37,6 +38,7 @@ from casemate.protocol import PresentedEvidence
 from casemate.types import Nonce
 
 MAX_FRAME = 256 * 1024
+_MAX_REFUSAL = 256
 _HEADER = 5
 _READ = 64 * 1024
 _CODE = re.compile(r"[a-z0-9.-]{1,64}\Z", re.ASCII)
@@ -65,6 +67,9 @@ class _Frame(enum.IntEnum):
     ACCEPTED = 2
     REFUSED = 3
 
+
+# Rule 9: the longest body of each.
+_LIMITS = {_Frame.EVIDENCE: MAX_FRAME, _Frame.ACCEPTED: 0, _Frame.REFUSED: _MAX_REFUSAL}
 
 # Rule 4: what each state awaits. A frame or byte in any other state ends the connection.
 _AWAITED = {
@@ -301,12 +306,13 @@ class ChannelEngine:
             )
         if len(self._frames) < _HEADER:
             return []
-        length = int.from_bytes(self._frames[1:_HEADER], "big")
-        if length > MAX_FRAME:
-            raise self._unexpected("channel.frame", f"at most {MAX_FRAME} bytes", f"{length} bytes")
+        kind, length = _Frame(self._frames[0]), int.from_bytes(self._frames[1:_HEADER], "big")
+        if length > _LIMITS[kind]:
+            raise self._unexpected(
+                "channel.frame", f"at most {_LIMITS[kind]} bytes", f"{length} bytes"
+            )
         if len(self._frames) < _HEADER + length:
             return []
-        kind = _Frame(self._frames[0])
         body = bytes(self._frames[_HEADER : _HEADER + length])
         rest = bytes(self._frames[_HEADER + length :])
         self._frames.clear()
@@ -316,8 +322,6 @@ class ChannelEngine:
         if kind is _Frame.REFUSED:
             raise _parse_refusal(body)
         if kind is _Frame.ACCEPTED:  # rule 7
-            if body:
-                raise self._unexpected("channel.frame", "an empty frame", f"{len(body)} bytes")
             self._state = _State.OPEN
             return [Opened(), *([InnerData(rest)] if rest else [])]
         if rest:  # rule 4: the peer must wait for our answer
@@ -353,7 +357,7 @@ class ChannelEngine:
 
 
 def _parse_refusal(body: bytes) -> RefusedByPeerError:
-    fields = MapReader(decode_cbor(body, what="refusal", max_size=256), what="refusal")
+    fields = MapReader(decode_cbor(body, what="refusal", max_size=_MAX_REFUSAL), what="refusal")
     code, correlation_id = fields.take("code", str), fields.take("correlation-id", str)
     fields.finish()
     if not _CODE.match(code) or not _ID.match(correlation_id):
