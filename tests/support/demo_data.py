@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-_FOLDER = Path(__file__).resolve().parents[2] / ".cache" / "demo-data"
+FOLDER = Path(__file__).resolve().parents[2] / ".cache" / "demo-data"
 
 
 def demo_file(name: str) -> Path:
     """A file of the demo's data; the test is skipped where ``make data`` hasn't fetched it."""
-    path = _FOLDER / name
+    path = FOLDER / name
     if not path.exists():
         pytest.skip(f"no {path.name}: run make data")
     return path

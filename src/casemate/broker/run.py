@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import resource
-import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +21,7 @@ from casemate.broker.service import KeyBrokerService
 from casemate.broker.store import SecretStore, load_secrets
 from casemate.channel.party import ChannelParty, Limits
 from casemate.channel.server import AttestedServer, ChannelEvent, ChannelEventKind
+from casemate.channel.sockets import socket_directory
 from casemate.errors import UsageError
 from casemate.evidence import Attester
 from casemate.policy import PolicyDocument
@@ -80,7 +78,7 @@ async def _serve(
     on_ready: Callable[[str, int], None],
 ) -> None:
     audit = AuditTrail(config.audit, lambda: datetime.datetime.now(datetime.UTC))
-    with _private_directory() as directory:
+    with socket_directory() as directory:
         inner = directory / "key-broker"
         endpoint = AttestedServer(
             party=ChannelParty(attester=config.attester, anchors=document.trust_anchors()),
@@ -130,15 +128,6 @@ def _audit_connection(audit: AuditTrail, event: ChannelEvent) -> None:
         sys.stderr.write(
             f"casemate broker: refused {event.peer}: {error.code} ({event.correlation_id})\n"
         )
-
-
-@contextlib.contextmanager
-def _private_directory() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="casemate-broker-"))  # mode 0700
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _read_policy(path: Path) -> str:

@@ -9,15 +9,12 @@ import contextlib
 import os
 import secrets
 import select
-import shutil
 import socket
 import struct
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from casemate.channel.engine import (
@@ -32,6 +29,7 @@ from casemate.channel.engine import (
 )
 from casemate.channel.exchange import judge_evidence, make_evidence
 from casemate.channel.party import ChannelParty, Limits
+from casemate.channel.sockets import socket_directory
 from casemate.channel.tls import make_tls_key
 from casemate.errors import CasemateError, NotGenuineError, UnavailableError
 from casemate.protocol import VerifiedPeer
@@ -86,26 +84,22 @@ def attested_tunnel(
     engine = ChannelEngine(Role.CLIENT, make_tls_key())
     with _connect(host, port, deadline) as network:
         peer, early = _handshake(engine, network, party, judge, deadline, on_connected)
-        directory = Path(tempfile.mkdtemp(prefix="casemate-"))  # mode 0700
-        try:
+        with socket_directory() as directory, socket.socket(socket.AF_UNIX) as listener:
             path = directory / secrets.token_hex(8)
-            with socket.socket(socket.AF_UNIX) as listener:
-                listener.bind(str(path))
-                listener.listen(1)
-                pump = threading.Thread(
-                    target=_pump, args=(engine, network, listener, early), daemon=True
-                )
-                pump.start()
-                try:
-                    yield Tunnel(target=f"unix:{path}", peer=peer, group=engine.group)
-                finally:
-                    # Wakes the pump wherever it waits; it ends with either socket.
-                    for end in (network, listener):
-                        with contextlib.suppress(OSError):
-                            end.shutdown(socket.SHUT_RDWR)
-                    pump.join()
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            listener.bind(str(path))
+            listener.listen(1)
+            pump = threading.Thread(
+                target=_pump, args=(engine, network, listener, early), daemon=True
+            )
+            pump.start()
+            try:
+                yield Tunnel(target=f"unix:{path}", peer=peer, group=engine.group)
+            finally:
+                # Wakes the pump wherever it waits; it ends with either socket.
+                for end in (network, listener):
+                    with contextlib.suppress(OSError):
+                        end.shutdown(socket.SHUT_RDWR)
+                pump.join()
 
 
 def _connect(host: str, port: int, deadline: float) -> socket.socket:

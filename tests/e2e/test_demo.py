@@ -1,0 +1,101 @@
+"""``casemate demo``, as people run it: as they are, in a plain container, and with Ctrl-C."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.support import demo_data, plain_container
+from tests.support.launches import descendants, gone_in_time
+
+from casemate.project.programs import casemate_command
+
+pytestmark = pytest.mark.e2e
+COMMAND = casemate_command("demo", "--cache", str(demo_data.FOLDER))
+CONTAINED = [sys.executable, plain_container.__file__]
+TITLES = (
+    "Set up",
+    "Prepare the classifier",
+    "Seal the root",
+    "Start the broker",
+    "Launch",
+    "Classify",
+    "Attack",
+    "Clean up",
+)
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path, monkeypatch):
+    """Where the demo's temporary files go; and nothing may be left there, nor mounted."""
+    demo_data.checkpoint(), demo_data.chelsea()
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    mounts = Path("/proc/self/mounts").read_text()
+    yield
+    assert list(folder.iterdir()) == []
+    assert Path("/proc/self/mounts").read_text() == mounts
+
+
+def assert_shows_everything(report):
+    assert [each["index"] for each in report["classes"]][:4] == [282, 285, 281, 287]
+    for each, expected in zip(report["classes"], (0.386, 0.356, 0.169, 0.019), strict=False):
+        assert abs(each["probability"] - expected) < 0.02
+    assert [(r["exit_code"], r["code"]) for r in report["refusals"]] == [
+        (5, "policy.mismatch"),
+        (5, "policy.mismatch"),
+        (4, "image.chunk-corrupt"),
+    ]
+    assert "measurement" in report["refusals"][0]["reason"]
+    assert "launch contract" in report["refusals"][1]["reason"]
+    assert "was changed" in report["refusals"][2]["reason"]
+
+
+def test_it_shows_the_whole_flow_and_leaves_nothing():
+    done = subprocess.run(
+        [*COMMAND, "--json"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for number, title in enumerate(TITLES, 1):
+        assert f"{number}/8 {title}" in done.stderr
+    assert_shows_everything(json.loads(done.stdout))
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or platform.machine() != "x86_64", reason="needs root, on x86-64"
+)
+def test_in_a_plain_container_it_says_where_decrypted_files_go():
+    done = subprocess.run(
+        [*CONTAINED, *COMMAND, "--json"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert_shows_everything(report)
+    assert not report["in_memory"]
+    assert "--allow-disk" in done.stderr
+    assert "chroot" in done.stderr
+
+
+@pytest.mark.parametrize("step", [2, 3, 5, 6, 7])
+def test_ctrl_c_leaves_nothing(step, tmp_path):
+    output = tmp_path / "output"
+    with output.open("wb") as stream:
+        process = subprocess.Popen(
+            COMMAND, stdout=stream, stderr=stream, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+        )
+    deadline = time.monotonic() + 60
+    while f"{step}/8" not in output.read_text():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    below = descendants(process.pid)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert gone_in_time(below)
+    assert output.read_text().endswith("casemate: interrupted\n")
