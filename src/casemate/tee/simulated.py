@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -123,21 +123,19 @@ class SimulatedTee:
         return Evidence(tee=Tee.SIMULATED, data=self._root.sign(report))
 
 
-def platform_id() -> Sha256:
-    """Names this machine: SHA-256 of its systemd machine id, or of nothing where it has none."""
+def platform_id(machine_id: Path = Path("/etc/machine-id")) -> Sha256:
+    """Names this machine, by its systemd machine id, or by nothing where it has none."""
     try:
-        machine = Path("/etc/machine-id").read_bytes().strip()
+        machine = machine_id.read_bytes().strip()
     except OSError:
         machine = b""
     return sha256(b"casemate-simulated-platform/1\x00" + machine)
 
 
 def measure_launcher(package: Path | None = None) -> Sha384:
-    """Measure the launcher: SHA-384 over a list of its files and their SHA-256 digests.
+    """Measure the launcher: the ``.py`` and ``.so`` files of its packages and dependencies.
 
-    The list has a line ``<digest> <name>`` for every ``.py`` and ``.so`` file of the packages
-    that the launcher consists of, and of the distributions that it imports, sorted by name.
-    The interpreter and its standard library are not in it: a real TEE measures them, a
+    The interpreter and its standard library are not among them: a real TEE measures them, a
     simulated one isn't trusted anyway.
 
     Args:
@@ -146,17 +144,21 @@ def measure_launcher(package: Path | None = None) -> Sha384:
     Source: specs/simulated-evidence.md, "Measurement".
     """
     root = package or Path(casemate.__file__).parent
-    return _measure(root, _LAUNCHER_PACKAGES)
+    return measure_files(_measured_files(root, _LAUNCHER_PACKAGES))
 
 
 def measure_broker() -> Sha384:
     """Measure the running broker the same way, over its own packages."""
-    return _measure(Path(casemate.__file__).parent, _BROKER_PACKAGES)
+    return measure_files(_measured_files(Path(casemate.__file__).parent, _BROKER_PACKAGES))
 
 
-def _measure(root: Path, packages: tuple[str, ...]) -> Sha384:
+def measure_files(files: Iterable[tuple[str, Path]]) -> Sha384:
+    """SHA-384 over a sorted list with a line ``<name> <SHA-256 in hex>`` for each file.
+
+    Source: specs/simulated-evidence.md, "Measurement".
+    """
     lines = []
-    for name, path in _measured_files(root, packages):
+    for name, path in files:
         with path.open("rb") as file:
             lines.append(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n")
     lines.sort()
