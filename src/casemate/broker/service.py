@@ -62,6 +62,7 @@ class KeyBrokerService:
             # 2. All or none: the reply is made when every secret was opened.
             names = parse_request(request)
             released = {name: self._store.open(name, peer.state.appraised) for name in names}
+            reply = encode_reply(released)
         except CasemateError as error:
             self._tell("refused", peer, names, error)
             status = (
@@ -72,7 +73,7 @@ class KeyBrokerService:
             context.abort(status, encode_refusal(error.code, peer.correlation_id))
         # 3. The trail comes before the secret: no release goes unwritten.
         self._tell("released", peer, names, None)
-        return encode_reply(released)
+        return reply
 
     def _tell(
         self,

@@ -42,13 +42,27 @@ def parse_request(data: bytes) -> tuple[str, ...]:
 
 
 def encode_reply(secrets: dict[str, Secret]) -> bytes:
-    """The reply that releases ``secrets``."""
-    return wire.ReleaseSecretsReply(
+    """The reply that releases ``secrets``.
+
+    Raises:
+        MalformedError: ``key-broker.too-large`` where a request asks for more than a reply holds.
+    """
+    reply = wire.ReleaseSecretsReply(
         secrets=[
             wire.ReleasedSecret(name=name, value=secret.reveal())
             for name, secret in secrets.items()
         ]
     ).SerializeToString()
+    if len(reply) > MAX_MESSAGE:
+        raise MalformedError(
+            "key-broker.too-large",
+            "the secrets don't fit into one reply",
+            field="names",
+            expected=f"at most {MAX_MESSAGE} bytes",
+            got=f"{len(reply)} bytes",
+            remedy="Put what is large into a sealed image, and only its key into the broker.",
+        )
+    return reply
 
 
 def parse_reply(data: bytes, *, names: tuple[str, ...]) -> dict[str, Secret]:
