@@ -17,7 +17,7 @@ from rich.table import Table
 
 from bench.rows import Row
 
-AREAS = ("images", "channel", "broker", "launcher", "serving")
+AREAS = ("images", "broker", "launcher", "serving")
 _RESULTS = Path(__file__).parent / "results.json"
 
 
