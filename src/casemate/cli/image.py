@@ -20,7 +20,7 @@ from casemate.image.fuse import FuseMount
 from casemate.image.keys import read_key_file
 from casemate.image.reader import ImageFile, SealedImage, open_image
 from casemate.image.seal import seal as seal_tree
-from casemate.image.tree import tree_from_directory
+from casemate.project.sources import read_source
 from casemate.types import Sha384
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -40,25 +40,36 @@ def command() -> None:
     """Seal a directory tree into one encrypted file, and open what was sealed."""
 
 
-@command.command(epilog="Example:  casemate image seal model/ model.image --key secrets/model_key")
-@click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@command.command(
+    epilog="""\b
+Examples:
+  casemate image seal model/ images/model.sealed --key secrets/model_key
+  casemate image seal bom:model-server images/root.sealed --key secrets/image_key
+"""
+)
+@click.argument("source")
 @click.argument("output", type=_FILE)
 @_key
 @click.option("--keep-owner", is_flag=True, help="Keep owners; otherwise all belongs to root.")
 @click.option("--keep-times", is_flag=True, help="Keep times of change; otherwise all are 0.")
 @_json
 def seal(
-    source: Path, output: Path, key: Path, keep_owner: bool, keep_times: bool, as_json: bool
+    source: str, output: Path, key: Path, keep_owner: bool, keep_times: bool, as_json: bool
 ) -> None:
-    """Seal the tree in SOURCE into OUTPUT.
+    """Seal the tree of SOURCE into OUTPUT.
+
+    SOURCE is a folder; or a bill of materials (.yaml), which names the files and packages of this
+    machine that make up a root file system; or bom:NAME, a bill in the box.
 
     The same tree under the same key gives the same file. The id that is printed pins every byte;
     a launch contract names images by it.
     """
     secret = read_key_file(key)
-    tree = tree_from_directory(source, keep_owner=keep_owner, mtime=None if keep_times else 0)
+    tree = read_source(source, keep_owner=keep_owner, keep_times=keep_times)
+    for warning in tree.warnings:
+        click.echo(f"casemate: warning: {warning}", err=True)
     with _progress("sealing") as progress:
-        info = seal_tree(tree, secret, output, progress=progress)
+        info = seal_tree(tree.entries, secret, output, progress=progress)
     _report(
         {
             "image": str(info.path),

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-from casemate.image.bom import assemble, load_bom
 from casemate.image.keys import encode_key_file, generate_key
 from casemate.image.seal import SealedImageInfo, seal
 from casemate.image.tree import EntryKind, TreeEntry
@@ -17,6 +14,7 @@ from casemate.project.contracts import build_contract
 from casemate.project.files import write_private, write_public
 from casemate.project.keys import make_identity_key
 from casemate.project.policies import policy_for_launcher
+from casemate.project.sources import read_source
 from casemate.project.tls import make_tls_identity, tensorflow_serving_ssl_config
 from casemate.protocol.contract import LaunchContract
 from casemate.tee.simulated import DevelopmentRoot, measure_launcher
@@ -98,9 +96,7 @@ class Workshop:
 
     def seal_root(self, on_progress: Callable[[int, int], None]) -> SealedImageInfo:
         """Assemble the model server's root file system and seal it under a new image key."""
-        bill = files("casemate.project") / "boms" / "model-server.yaml"
-        assembly = assemble(load_bom(Path(str(bill)), environment=os.environ))
-        return self._seal("root", "image_key", assembly.entries, on_progress)
+        return self._seal("root", "image_key", read_source("bom:model-server").entries, on_progress)
 
     def seal_model(self, onnx: bytes, on_progress: Callable[[int, int], None]) -> SealedImageInfo:
         """Seal the model under a key of its own: ``1/model.onnx``, as the model server wants it."""
