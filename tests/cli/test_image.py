@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -96,12 +95,3 @@ def test_a_key_is_never_printed(tmp_path: Path) -> None:
         assert value not in told
         assert value.replace("-", "") not in told
         assert json.loads(casemate("key", "show", key, "--json").stdout)["bytes"] == size
-
-
-@pytest.mark.parametrize(
-    "name", ["key new", "key show", *(f"image {n}" for n in ("seal", "show", "ls", "mount"))]
-)
-def test_help_has_an_example(name: str) -> None:
-    start = time.monotonic()
-    assert f"Example:  casemate {name}" in casemate(*name.split(), "--help").stdout
-    assert time.monotonic() - start < 20

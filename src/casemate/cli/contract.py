@@ -59,7 +59,7 @@ def show(contract: Path, as_json: bool) -> None:
 @click.argument("contract", type=_FILE)
 def digest(contract: Path) -> None:
     """Print the digest of CONTRACT, as policies name it."""
-    click.echo(read_contract_file(contract).digest())
+    click.echo(str(read_contract_file(contract).digest()))
 
 
 def _lines(contract: LaunchContract) -> list[tuple[str, str]]:
