@@ -149,8 +149,8 @@ class LaunchSite:
         return [line["error"] for line in lines if line["event"] == "refused"]
 
     @contextmanager
-    def running(self, *more: str, ready: str = "ready") -> Iterator[Running]:
-        """Launch in the background; the workload says ``ready`` on its standard output."""
+    def running(self, *more: str, ready: str | None = "ready") -> Iterator[Running]:
+        """Launch in the background, until the workload says ``ready`` on its standard output."""
         out = self.folder / f"out-{time.monotonic_ns()}"
         with out.open("wb") as stream:
             process = subprocess.Popen(
@@ -158,7 +158,7 @@ class LaunchSite:
             )
         try:
             deadline = time.monotonic() + _TIMEOUT
-            while ready not in out.read_text(errors="replace").splitlines():
+            while ready is not None and ready not in out.read_text(errors="replace").splitlines():
                 assert process.poll() is None, out.read_text(errors="replace")
                 assert time.monotonic() < deadline, out.read_text(errors="replace")
                 time.sleep(0.02)

@@ -22,6 +22,8 @@ from casemate.image.tree import EntryKind, TreeEntry
 
 # The new root has Debian's merged layout: these names are links into usr.
 _MERGED = ("bin", "lib", "lib64", "sbin")
+# Folders that a server without privileges expects to write to.
+_FOR_EVERYBODY = ("tmp", "var/tmp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,9 @@ def assemble(bill: BillOfMaterials) -> Assembly:
 def _add_target(builder: _Builder, target: Target) -> None:
     base = _relative(target.path)
     for name in target.mkdirs:
-        builder.add_folder(_join(base, name), why=f"{target.where}: mkdirs")
+        path = _join(base, name)
+        mode = 0o1777 if path in _FOR_EVERYBODY else 0o755
+        builder.add_folder(path, why=f"{target.where}: mkdirs", mode=mode)
     for source, name in target.links:
         builder.add_link(_join(base, name), source, why=f"{target.where}: createlinks")
     for copy in target.copies:
