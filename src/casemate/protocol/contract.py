@@ -40,6 +40,8 @@ _PATTERN = re.compile(
     r"(?:[*+?]|\{[0-9]{1,4}(?:,[0-9]{0,4})?\})?)*\Z",
     re.ASCII,
 )
+# Folders over which a launcher puts the kernel's own, on most machines.
+_KERNEL = re.compile(r"/(dev|proc|sys)(/|\Z)")
 # Variables that change which code runs inside the workload; never the host's to set.
 _LOADER = re.compile(r"(LD_|PYTHON|GCONV_PATH|MALLOC_|GLIBC_TUNABLES|BASH_ENV|ENV\Z|IFS\Z)")
 
@@ -302,6 +304,8 @@ def _check_images(contract: LaunchContract) -> None:
         _check_name(f"{where}.key", image.key)
         if not _is_path(image.mount):
             raise _wrong(f"{where}.mount", "an absolute path without '.' or '..'", image.mount)
+        if _KERNEL.match(image.mount):
+            raise _wrong(f"{where}.mount", "a path outside /dev, /proc and /sys", image.mount)
         for other in mounts[:index]:
             if other != "/" and (image.mount + "/").startswith(other + "/"):
                 raise _wrong(f"{where}.mount", "a path outside other images", image.mount)
@@ -323,6 +327,8 @@ def _check_secrets(contract: LaunchContract) -> None:
         _check_name(f"{where}.name", secret.name)
         if not _is_path(secret.path) or secret.path == "/":
             raise _wrong(f"{where}.path", "the absolute path of a file", secret.path)
+        if _KERNEL.match(secret.path):
+            raise _wrong(f"{where}.path", "a path outside /dev, /proc and /sys", secret.path)
         if secret.mode & ~0o770 or not secret.mode & 0o400:
             raise _wrong(f"{where}.mode", "0400 to 0770, nothing for others", oct(secret.mode))
         for other in paths[:index]:
