@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
-from casemate.project.demo.flow import STEPS, DemoReport, run_demo
+from casemate.project.demo.flow import STEPS, DemoReport, prepare_by_hand, run_demo
 
 
 @click.command(epilog="Example:  casemate demo")
@@ -25,13 +25,26 @@ from casemate.project.demo.flow import STEPS, DemoReport, run_demo
     show_default=True,
     help="Where the model's weights and the picture are kept.",
 )
+@click.option(
+    "--prepare",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Only put model/1/model.onnx and cat.jpg into this folder, to go on by hand.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
-def command(cache: Path, as_json: bool) -> None:
+def command(cache: Path, folder: Path | None, as_json: bool) -> None:
     """Serve a real model confidentially, classify a real picture, refuse three attacks.
 
     Runs broker, launcher, model server and client as the programs they are, with the simulated
     TEE, on this machine alone; leaves nothing behind. Takes less than a minute.
     """
+    if folder is not None:
+        model, photo = prepare_by_hand(cache, folder)
+        if as_json:
+            click.echo(json.dumps({"model": str(model), "picture": str(photo)}))
+        else:
+            click.echo(f"{model} and {photo} are there", err=True)
+        return
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     began = time.monotonic()
     report = run_demo(cache, _Teller(console))

@@ -98,6 +98,7 @@ def seal(
     # 3. Second pass: encrypt, each chunk only if it still has its digest. Else one nonce would
     #    meet two plaintexts.
     try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
         with _new_file(destination) as descriptor:
             header = _encrypt(plain, content, digests, descriptor, meter, threads)
             encoded = encode_header(header)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from casemate.image.reader import ImageFile
+from casemate.policy import PolicyDocument
 from casemate.project.files import read_file, read_text
 from casemate.project.keys import load_public_key
 from casemate.protocol.contract import LaunchContract
@@ -26,12 +27,15 @@ def build_contract(source: Path) -> LaunchContract:
         image.close()
         return image.id
 
-    return contract_from_source(
+    contract = contract_from_source(
         read_text(source, field="contract"),
         image_id=image_id,
         public_key=lambda name: load_public_key(base / name),
         read_text=lambda name: read_text(base / name, field="broker.policy-file"),
     )
+    if contract.broker.policy is not None:
+        PolicyDocument.parse(contract.broker.policy)  # better now than at every launch
+    return contract
 
 
 def read_contract_file(path: Path) -> LaunchContract:

@@ -23,6 +23,7 @@ from casemate.project.classifier import build_classifier
 from casemate.project.demo.data import DemoData, ensure_demo_data
 from casemate.project.demo.owner import Workshop
 from casemate.project.demo.refusals import Attacker, Refusal
+from casemate.project.files import write_public
 from casemate.project.programs import (
     Service,
     Services,
@@ -120,6 +121,22 @@ def run_demo(cache: Path, teller: Teller) -> DemoReport:
         ready_seconds=ready,
         in_memory=demo.in_memory,
     )
+
+
+def prepare_by_hand(cache: Path, folder: Path) -> tuple[Path, Path]:
+    """Put the demo's input where a person can take it from there.
+
+    Returns:
+        The model, in the numbered folder that model servers want; the picture.
+
+    Raises:
+        UsageError: ``file.exists`` where it has been put there before.
+    """
+    data = ensure_demo_data(cache)
+    model, photo = folder / "model" / "1" / "model.onnx", folder / "cat.jpg"
+    write_public(model, build_classifier(data.checkpoint.read_bytes()))
+    write_public(photo, data.photo.read_bytes())
+    return model, photo
 
 
 class _Demo:
