@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from bench.rows import Row
 from casemate.client import prepare_picture
 from casemate.client.wire import tensorflow_serving_pb2 as wire
 from casemate.project.classifier import build_classifier
 from casemate.project.tls import make_tls_identity, tensorflow_serving_ssl_config
+from casemate.serving.runtime import ort
 
 _DATA = Path(__file__).resolve().parent.parent / ".cache" / "demo-data"
 _ROUNDS = 3

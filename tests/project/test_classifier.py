@@ -6,7 +6,6 @@ import pickle
 import struct
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from tests.support import demo_data
 from casemate.client import prepare_picture
 from casemate.errors import MalformedError
 from casemate.project.classifier import build_classifier, read_checkpoint
+from casemate.serving.runtime import ort
 
 REFERENCE = {282: 0.386, 285: 0.356, 281: 0.169, 287: 0.019}
 

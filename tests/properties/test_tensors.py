@@ -4,7 +4,6 @@ import contextlib
 
 import grpc
 import numpy as np
-import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from tests.support.onnx_models import identity_model
 from casemate.errors import MalformedError
 from casemate.serving.dtypes import ELEMENT_TYPES
 from casemate.serving.model import Model
+from casemate.serving.runtime import ort
 from casemate.serving.service import Service, handlers
 from casemate.serving.tensors import decode_tensor, encode_tensor
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
@@ -87,6 +87,9 @@ class _Context:
 
     def set_details(self, details):
         self.details = details
+
+    def add_callback(self, _):
+        return True
 
 
 class _Call:

@@ -242,6 +242,16 @@ def test_a_request_on_which_the_model_fails_is_internal_and_stays_out_of_the_log
         assert CANARY not in server.log.read_text() + caught.value.details()
 
 
+def test_the_engine_reports_to_nobody(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    with running(put_model(tmp_path / "m", identity_model()), tmp_path) as server:
+        assert list(home.iterdir()) == []  # where its events would wait to be sent
+        assert "telemetry" not in server.log.read_text()
+
+
 def test_sigterm_lets_a_request_finish_and_then_exits_0(tmp_path):
     base = put_model(tmp_path / "m", slow_model(40))
     request = wire.PredictRequest(model_spec={"name": "resnet"})

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import onnxruntime as ort
 
 from casemate.errors import MalformedError, UsageError
 from casemate.serving.dtypes import BFLOAT16_IN_ONNX, BY_ONNX, Array, ElementType
+from casemate.serving.runtime import ort
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
 MODEL_FILE: Final = "model.onnx"
