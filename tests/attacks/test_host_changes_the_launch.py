@@ -62,6 +62,7 @@ def test_the_hosts_own_environment_reaches_neither_launcher_nor_workload(site, t
         "PYTHONSTARTUP": str(tmp_path / "sitecustomize.py"),
         "OPENSSL_CONF": str(tmp_path / "nothing"),
         "GRPC_TRACE": "all",
+        "GRPC_VERBOSITY": "debug",
         "https_proxy": "http://127.0.0.1:9",
         "LEVEL": "13",
         "MARK": "of the host",
@@ -72,6 +73,8 @@ def test_the_hosts_own_environment_reaches_neither_launcher_nor_workload(site, t
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["PATH=/bin"]
+    # A library that had read its variables would talk.
+    assert all(line.startswith("casemate launch: ") for line in done.stderr.splitlines())
 
 
 @pytest.mark.parametrize(
