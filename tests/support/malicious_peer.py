@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -250,3 +251,29 @@ def malicious_server(serve: Callable[[socket.socket], None], *, port: int = 0) -
     assert not thread.is_alive(), "the malicious server doesn't end"
     if failures:
         raise failures[0]
+
+
+def relay(
+    network: socket.socket, port: int, change: Callable[[bool, bytes], bytes] = lambda _, data: data
+) -> bytes:
+    """Stand between a client and the server at ``port``, below TLS, until either ends.
+
+    Args:
+        network: the client's connection.
+        port: of the server.
+        change: makes what goes on of what came, told whether it goes to the server.
+
+    Returns:
+        Every byte that was seen.
+    """
+    seen = b""
+    with connected(port) as onward, contextlib.suppress(OSError):
+        ways = {network: onward, onward: network}
+        while True:
+            for source in select.select(list(ways), [], [], _SECONDS)[0]:
+                data = source.recv(65536)
+                seen += data
+                if not data:
+                    return seen
+                ways[source].sendall(change(source is network, data))
+    return seen
