@@ -91,8 +91,10 @@ def decode_foreign_cbor(
         end = _end_of_item(data, 0, frozenset(tags), _MAX_DEPTH)
         if end != len(data):
             raise ValueError("bytes after the end")
-        return cbor2.loads(
-            data, max_depth=_MAX_DEPTH, allow_indefinite=False, allow_duplicate_keys=False
+        return _thawed(
+            cbor2.loads(
+                data, max_depth=_MAX_DEPTH, allow_indefinite=False, allow_duplicate_keys=False
+            )
         )
     except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError) as error:
         raise MalformedError(
@@ -102,6 +104,19 @@ def decode_foreign_cbor(
             expected="one item of definite length, without duplicate keys",
             got=str(error)[:200],
         ) from error
+
+
+def _thawed(value: object) -> object:
+    """The library gives what stands within a tag as immutable types; the same for all is easier."""
+    match value:
+        case cbor2.CBORTag():
+            return cbor2.CBORTag(value.tag, _thawed(value.value))
+        case list() | tuple():
+            return [_thawed(item) for item in value]
+        case Mapping():
+            return {key: _thawed(item) for key, item in value.items()}
+        case _:
+            return value
 
 
 def _end_of_item(data: bytes, at: int, tags: frozenset[int], depth: int) -> int:

@@ -48,7 +48,7 @@ def parse_sign1(data: bytes, *, what: str, max_size: int) -> Sign1:
             pass
         case _:
             raise _malformed(what, "an array of four: COSE_Sign1", type(value).__name__)
-    if not isinstance(unprotected, dict) and unprotected != {}:
+    if not isinstance(unprotected, dict):
         raise _malformed(what, "a map of unprotected headers", type(unprotected).__name__)
     headers = decode_foreign_cbor(protected, what=f"{what}'s headers", max_size=256)
     if not isinstance(headers, dict) or set(headers) != {_ALGORITHM}:
