@@ -77,7 +77,9 @@ def parse_event_log(data: bytes) -> tuple[LoggedEvent, ...]:
 
 def _header(r: ByteReader) -> dict[int, tuple[str, int]]:
     """The first event, in the old format, which names the digests that follow."""
-    r.expect(bytes(4), "first register")
+    first = r.uint(4, "first register")
+    if first not in (0, 1):  # CCEL numbers from 1
+        raise _malformed("first register", "0 or 1", str(first))
     r.expect(EV_NO_ACTION.to_bytes(4, "little"), "first event type")
     r.zeros(20, "first digest")
     inner = ByteReader(r.take(r.uint(4, "first event size"), "first event"), what="Spec ID event")
