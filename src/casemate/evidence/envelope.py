@@ -25,6 +25,8 @@ class Tee(StrEnum):
     """Intel SGX."""
     TDX = "tdx"
     """Intel TDX."""
+    NVIDIA = "nvidia"
+    """An NVIDIA GPU in confidential-computing mode."""
     SNP = "snp"
     """AMD SEV-SNP."""
     IDENTITY_KEY = "identity-key"
