@@ -35,12 +35,15 @@ _KEY_TYPE, _CURVE, _X, _Y = 1, -1, -2, -3
 _EC2, _P384 = 2, 2
 
 
-def verify_cca(data: bytes, *, platform_keys: Collection[bytes]) -> VerifiedReport:
+def verify_cca(
+    data: bytes, *, platform_keys: Collection[bytes], checks: CheckList | None = None
+) -> VerifiedReport:
     """Verify a token.
 
     Args:
         data: the token.
         platform_keys: DER SubjectPublicKeyInfo of the CPAKs that are trusted.
+        checks: collects the checks.
 
     Returns:
         The report; it binds the realm's challenge. The claim ``cpak`` is the SHA-256 of the key.
@@ -52,7 +55,7 @@ def verify_cca(data: bytes, *, platform_keys: Collection[bytes]) -> VerifiedRepo
 
     Does not check: measurements, lifecycle, or any policy.
     """
-    checks = CheckList()
+    checks = CheckList() if checks is None else checks
     with checks.check("cca.token", "the token has the form that Arm's firmware gives it"):  # 1
         token = parse_cca_token(data)
     with checks.check("cca.platform", "a trusted platform's key signed the platform token"):  # 2

@@ -33,6 +33,7 @@ def verify_quote(
     collateral: DcapCollateral | None,
     at: datetime.datetime,
     root: bytes | None = None,
+    checks: CheckList | None = None,
 ) -> VerifiedReport:
     """Verify a quote.
 
@@ -41,6 +42,7 @@ def verify_quote(
         collateral: Intel's, for this platform.
         at: the time at which all must be valid.
         root: another root certificate than Intel's, DER, for tests with authorities of their own.
+        checks: collects the checks.
 
     Returns:
         The report, as `Tee.SGX` or `Tee.TDX`, with Intel's names as claims.
@@ -54,7 +56,7 @@ def verify_quote(
     """
     import dcap_qvl  # a large library that only quotes need
 
-    checks = CheckList()
+    checks = CheckList() if checks is None else checks
     with checks.check("dcap.quote", "the quote has the form that Intel's quoting enclave gives"):
         quote = parse_quote(data)
     with checks.check("dcap.collateral", "the collateral is at hand and current"):

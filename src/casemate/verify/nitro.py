@@ -27,7 +27,11 @@ _CLOCK_SKEW = datetime.timedelta(minutes=5)
 
 
 def verify_nitro(
-    data: bytes, *, at: datetime.datetime, roots: Collection[Sha256] = (AWS_NITRO_ROOT,)
+    data: bytes,
+    *,
+    at: datetime.datetime,
+    roots: Collection[Sha256] = (AWS_NITRO_ROOT,),
+    checks: CheckList | None = None,
 ) -> VerifiedReport:
     """Verify a document.
 
@@ -35,6 +39,7 @@ def verify_nitro(
         data: COSE_Sign1.
         at: the time; the document's certificate lives three hours.
         roots: fingerprints of the roots that are trusted; AWS's own if not given.
+        checks: collects the checks.
 
     Returns:
         The report. The 64 bytes that a document binds are its ``user_data``, if that is 64 bytes
@@ -47,7 +52,7 @@ def verify_nitro(
     Does not check: the registers, what ``nonce``, ``user_data`` and ``public_key`` hold, the age of
         the document within its certificate's life.
     """
-    checks = CheckList()
+    checks = CheckList() if checks is None else checks
     with checks.check("nitro.document", "the document has the form that AWS gives it"):  # 1
         document = parse_nitro_document(data)
     with checks.check("nitro.chain", "the document's certificate leads to AWS's root"):  # 2

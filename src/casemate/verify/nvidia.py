@@ -45,6 +45,7 @@ def verify_nvidia(
     at: datetime.datetime,
     device_roots: Collection[Sha256] = (NVIDIA_DEVICE_ROOT,),
     manifest_roots: Collection[Sha256] = (NVIDIA_RIM_ROOT,),
+    checks: CheckList | None = None,
 ) -> VerifiedReport:
     """Verify a report.
 
@@ -55,6 +56,7 @@ def verify_nvidia(
         rim_roots: the root certificate of manifests, where they don't carry it.
         at: the time. Device certificates never end; only OCSP can revoke them.
         device_roots, manifest_roots: fingerprints of the roots that are trusted.
+        checks: collects the checks.
 
     Returns:
         The report; it binds the 32-byte nonce, filled up with zeros.
@@ -66,7 +68,7 @@ def verify_nvidia(
 
     Does not check: revocation; the claim ``revocation`` says so.
     """
-    checks = CheckList()
+    checks = CheckList() if checks is None else checks
     with checks.check("nvidia.report", "the report has the form that the GPU gives it"):  # 1
         report = parse_nvidia_report(data)
     with checks.check("nvidia.chain", "the device's chain ends in NVIDIA's root"):  # 2

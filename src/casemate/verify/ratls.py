@@ -32,12 +32,13 @@ def verify_attested_certificate(
     collateral: DcapCollateral | None,
     at: datetime.datetime,
     root: bytes | None = None,
+    checks: CheckList | None = None,
 ) -> VerifiedReport:
     """Verify a certificate.
 
     Args:
         data: PEM or DER.
-        collateral, at, root: see `casemate.verify.dcap.verify_quote`.
+        collateral, at, root, checks: see `casemate.verify.dcap.verify_quote`.
 
     Returns:
         The report of the quote, with the claim ``public_key``: SHA-256 of the certificate's key.
@@ -47,11 +48,13 @@ def verify_attested_certificate(
 
     Does not check: the certificate's own signature, names and validity, which mean nothing here.
     """
-    checks = CheckList()
+    checks = CheckList() if checks is None else checks
     with checks.check("ratls.certificate", "the certificate carries a quote"):  # 1
         certificate = parse_attested_certificate(data)
     check_binding(certificate, checks)  # 2
-    report = verify_quote(certificate.quote, collateral=collateral, at=at, root=root)  # 3
+    report = verify_quote(
+        certificate.quote, collateral=collateral, at=at, root=root, checks=checks
+    )  # 3
     return VerifiedReport(
         tee=report.tee,
         report_data=report.report_data,
@@ -60,7 +63,7 @@ def verify_attested_certificate(
             "public_key": bytes(sha256(certificate.spki)),
             "certificate_form": certificate.form,
         },
-        checks=(*checks.done(), *report.checks),
+        checks=checks.done(),
     )
 
 

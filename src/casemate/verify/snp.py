@@ -62,6 +62,7 @@ def verify_snp(
     revocation_lists: Sequence[x509.CertificateRevocationList] = (),
     at: datetime.datetime,
     roots: Mapping[str, Sha256] = AMD_ROOTS,
+    checks: CheckList | None = None,
 ) -> VerifiedReport:
     """Verify a report.
 
@@ -72,6 +73,7 @@ def verify_snp(
             ``revocation`` says so, and a policy may demand it.
         at: the time at which all must be valid.
         roots: fingerprint of the ARK by product; AMD's own if not given.
+        checks: collects the checks; a caller that keeps it sees them after a failure too.
 
     Returns:
         The report, with AMD's names as claims.
@@ -83,7 +85,7 @@ def verify_snp(
 
     Does not check: what ``report_data`` binds, the measurement, or any policy.
     """
-    checks = CheckList()
+    checks = CheckList() if checks is None else checks
     with checks.check("snp.report", "the report has the form that AMD's firmware gives it"):  # 1
         report = parse_snp_report(data)
     signer = _SIGNERS[report.signing_key]

@@ -38,11 +38,12 @@ _HASHES: dict[str, hashes.HashAlgorithm] = {
 _MIN_RSA_BITS = 2048
 
 
-def verify_tpm(data: bytes) -> VerifiedReport:
+def verify_tpm(data: bytes, *, checks: CheckList | None = None) -> VerifiedReport:
     """Verify a quote under the attestation key that came along with it.
 
     Args:
         data: JSON (see `casemate.evidence.tpm.parse_tpm_evidence`).
+        checks: collects the checks.
 
     Returns:
         The report; the claim ``ak`` is the SHA-256 of the attestation key.
@@ -54,7 +55,7 @@ def verify_tpm(data: bytes) -> VerifiedReport:
     Does not check: whose the attestation key is. A quote by itself proves nothing: a policy must
         name the key, or it must come from an endorsed one (`casemate.verify.azure`).
     """
-    checks = CheckList()
+    checks = CheckList() if checks is None else checks
     with checks.check("tpm.quote", "the quote has the form that TPMs give it"):  # 1
         evidence = parse_tpm_evidence(data)
         assert evidence.ak_public is not None
