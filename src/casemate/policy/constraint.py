@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -122,6 +123,10 @@ def show(value: ClaimValue | None) -> str:
             return value.hex()
         case bool():
             return "true" if value else "false"
+        case tuple():
+            return ", ".join(value) or "none"
+        case Mapping():
+            return ", ".join(f"{name} {number}" for name, number in value.items())
         case _:
             return str(value)
 
