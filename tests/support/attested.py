@@ -7,6 +7,7 @@ because they belong to a process and not to a thread of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -96,11 +97,13 @@ class RunningBroker:
         port: where it listens on 127.0.0.1.
         contract: the one that its policy accepts.
         audit: the file of its audit trail.
+        stop: stops it, as SIGTERM does; it stops by itself at the end.
     """
 
     port: int
     contract: LaunchContract
     audit: Path
+    stop: Callable[[], None]
 
     def lines(self, *events: str) -> list[dict[str, Any]]:
         """The audit trail: all of it, or the lines of some events."""
@@ -166,8 +169,8 @@ def running_broker(
             audit=audit,
             limits=limits or Limits(),
         )
-        with _serving(config):
-            yield RunningBroker(port, contract, folder / "audit.jsonl")
+        with _serving(config) as stop:
+            yield RunningBroker(port, contract, folder / "audit.jsonl", stop)
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = _SECONDS) -> None:
@@ -191,7 +194,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 @contextmanager
-def _serving(config: BrokerConfig) -> Iterator[None]:
+def _serving(config: BrokerConfig) -> Iterator[Callable[[], None]]:
     document = PolicyDocument.parse(config.policy.read_text())
     store = SecretStore(load_secrets(config.secrets), document)
     ready, loop, failures = threading.Event(), _Loop(), list[BaseException]()
@@ -205,15 +208,19 @@ def _serving(config: BrokerConfig) -> Iterator[None]:
             ready.set()
 
     thread = threading.Thread(target=run, name="broker under test")
+
+    def stop() -> None:
+        with contextlib.suppress(RuntimeError):  # it is closed already
+            loop.call_soon_threadsafe(lambda: loop.stop_serving())
+        thread.join(_SECONDS)
+        assert not thread.is_alive(), "the broker doesn't stop"
+
     thread.start()
     try:
         assert ready.wait(_SECONDS), "the broker doesn't get ready"
         if not failures:
-            yield
+            yield stop
     finally:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(lambda: loop.stop_serving())
-        thread.join(_SECONDS)
-    assert not thread.is_alive(), "the broker doesn't stop"
+        stop()
     if failures:
         raise failures[0]
