@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from casemate.broker.run import BrokerConfig, _serve
 from casemate.broker.store import SecretStore, load_secrets
-from casemate.channel.party import Limits
+from casemate.channel.party import Limits, RefusedByPeerError
 from casemate.evidence import Attester
 from casemate.launcher.fetch import fetch_secrets
 from casemate.launcher.status import Status
-from casemate.policy import PolicyDocument
+from casemate.policy import Alternative, Constraint, Policy, PolicyDocument
 from casemate.project.keys import make_identity_key
 from casemate.project.policies import policy_for_launcher
 from casemate.project.programs import pick_port
@@ -89,6 +89,39 @@ def fetched(contract: LaunchContract, tee: Attester | None = None) -> dict[str, 
     return {name: secret.reveal() for name, secret in secrets.items()}
 
 
+def refusal_of(contract: LaunchContract, tee: Attester | None = None) -> str:
+    """The code that a broker refuses a launcher with."""
+    try:
+        got = fetched(contract, tee)
+    except RefusedByPeerError as error:
+        return error.remote_code
+    raise AssertionError(f"it released {', '.join(got)}")
+
+
+def policy_document(
+    contract: LaunchContract,
+    *,
+    secrets: Mapping[str, tuple[str, ...]] | None = None,
+    more: Mapping[str, PolicyDocument] | None = None,
+    **changes: Constraint,
+) -> PolicyDocument:
+    """The strictest policy ``launcher`` for a contract, with changes.
+
+    Args:
+        contract: what may be launched.
+        secrets: what each secret demands, if not ``launcher``.
+        more: further policies, each the ``launcher`` of another document.
+        changes: constraints in place of the strictest.
+    """
+    strictest = policy_for_launcher(contract, root=ROOT, measurement=MEASUREMENT)
+    (alternative,) = strictest.policies["launcher"].alternatives
+    changed = Alternative(tee=alternative.tee, constraints={**alternative.constraints, **changes})
+    policies = {"launcher": Policy(name="launcher", alternatives=(changed,))}
+    for name, document in (more or {}).items():
+        policies[name] = dataclasses.replace(document.policies["launcher"], name=name)
+    return PolicyDocument(policies=policies, secrets=secrets or strictest.secrets)
+
+
 @dataclass(frozen=True, slots=True)
 class RunningBroker:
     """A broker at work.
@@ -139,6 +172,7 @@ def running_broker(
     secrets: Mapping[str, bytes] = SECRETS,
     attester: Attester = BROKER_KEY,
     limits: Limits | None = None,
+    port: int = 0,
 ) -> Iterator[RunningBroker]:
     """Run a broker while the block runs.
 
@@ -149,8 +183,9 @@ def running_broker(
         secrets: what it holds.
         attester: who it is.
         limits: of its connections.
+        port: where it listens; a free one if not given.
     """
-    port = pick_port(0)
+    port = pick_port(port)
     contract = contract or contract_at(port)
     document = document or policy_for_launcher(contract, root=ROOT, measurement=MEASUREMENT)
     (folder / "policy.toml").write_text(document.render())
