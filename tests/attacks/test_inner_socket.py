@@ -30,8 +30,11 @@ NAMES = tuple(SECRETS)
 
 
 @pytest.fixture
-def folder(monkeypatch):
-    """Where sockets' folders are made: short, as paths of sockets must be."""
+def folder(tmp_path, monkeypatch):
+    """Where sockets' folders are made: short, as paths of sockets must be.
+
+    pytest's own folder comes first, so that it isn't made in here.
+    """
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
