@@ -55,11 +55,12 @@ def inner(folder, broker):
 @pytest.fixture
 def live(inner, broker):
     """The path that stands for an honest launcher whose channel is open."""
-    with tunnel_to(broker) as tunnel:
-        released = parse_reply(ask(tunnel.target), names=NAMES)
+    with tunnel_to(broker) as tunnel, connection_to(tunnel.target) as launcher:
+        released = parse_reply(ask(launcher), names=NAMES)
         assert {name: secret.reveal() for name, secret in released.items()} == SECRETS
         (path,) = inner.parent.glob("peer-*")
         yield path
+        ask(launcher)  # it is connected to the end
 
 
 def tunnel_to(broker):
@@ -72,14 +73,17 @@ def tunnel_to(broker):
     return attested_tunnel("127.0.0.1", broker.port, party=party, judge=lambda peer: peer)
 
 
-def ask(target, names=NAMES):
-    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        return channel.unary_unary(METHOD)(encode_request(names), timeout=5)
+def connection_to(target):
+    return grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)])
+
+
+def ask(connection):
+    return connection.unary_unary(METHOD)(encode_request(NAMES), timeout=5)
 
 
 def assert_unauthenticated(target):
-    with pytest.raises(grpc.RpcError) as caught:
-        ask(target)
+    with connection_to(target) as connection, pytest.raises(grpc.RpcError) as caught:
+        ask(connection)
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert caught.value.details() == "broker.no-channel 0"
 
@@ -146,8 +150,8 @@ def test_a_connection_from_a_name_like_a_launchers_gets_nothing(inner, live, fol
 
 
 def test_the_name_of_a_launcher_that_has_gone_is_worth_nothing(inner, broker):
-    with tunnel_to(broker) as tunnel:
-        ask(tunnel.target)
+    with tunnel_to(broker) as tunnel, connection_to(tunnel.target) as launcher:
+        ask(launcher)
         (left,) = inner.parent.glob("peer-*")
     wait_until(lambda: not left.exists())
     with from_socket(str(left), inner) as target:
