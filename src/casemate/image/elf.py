@@ -17,7 +17,7 @@ from pathlib import Path
 from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSegment, DynamicTag
 from elftools.elf.elffile import ELFFile
-from elftools.elf.segments import InterpSegment
+from elftools.elf.segments import InterpSegment, Segment
 
 from casemate.errors import MalformedError
 
@@ -29,6 +29,7 @@ _MACHINES = {
 }
 _LOADER_CONFIGURATION = Path("/etc/ld.so.conf")
 _MAX_INCLUDES = 4
+_MAX_SEGMENTS = 4096
 _MAX_TAGS = 16384
 _MAX_LIBRARIES = 4096
 _MAX_NAME = 4096
@@ -117,10 +118,12 @@ def loaded_part(path: Path) -> bytes:
         with path.open("rb") as file:
             elf = ELFFile(file)
             end = elf.header.e_phoff + elf.header.e_phnum * elf.header.e_phentsize
-            for segment in elf.iter_segments():
+            for segment in _segments(elf):
                 end = max(end, segment.header.p_offset + segment.header.p_filesz)
             file.seek(0)
-            content = bytearray(file.read(min(end, path.stat().st_size)))
+            if end > path.stat().st_size:
+                raise ValueError("the file ends before its segments do")
+            content = bytearray(file.read(end))
             offset, counts, width = (0x28, 0x3C, 8) if elf.elfclass == 64 else (0x20, 0x30, 4)
     except _ELF_ERRORS as error:
         raise _malformed(path, error) from error
@@ -132,7 +135,7 @@ def loaded_part(path: Path) -> bytes:
 # What pyelftools lets through on files that are none.
 _ELF_ERRORS = (
     ELFError, ValueError, KeyError, IndexError, OverflowError, TypeError, AttributeError,
-    AssertionError, RecursionError, MemoryError, UnicodeError,
+    AssertionError, RecursionError, MemoryError, UnicodeError, OSError,
 )  # fmt: skip
 
 
@@ -154,6 +157,12 @@ def _identity(head: bytes) -> tuple[int, int]:
     return machine, {1: 32, 2: 64}.get(head[4], 0)
 
 
+def _segments(elf: ELFFile) -> Iterator[Segment]:
+    if elf.num_segments() > _MAX_SEGMENTS:
+        raise ValueError("more segments than any file needs")
+    yield from elf.iter_segments()
+
+
 def _text(tag: DynamicTag, name: str) -> str:
     # pyelftools sets these names on a tag according to its kind.
     value = getattr(tag, name)
@@ -167,7 +176,7 @@ def _parse(elf: ELFFile, machine: int, bits: int) -> ElfNeeds:
     interpreter, needed, soname = "", [], ""
     runpath: tuple[str, ...] | None = None
     rpath: tuple[str, ...] = ()
-    for segment in elf.iter_segments():
+    for segment in _segments(elf):
         if isinstance(segment, InterpSegment):
             interpreter = str(segment.get_interp_name())
         elif isinstance(segment, DynamicSegment):
