@@ -188,6 +188,9 @@ class MaliciousPeer:
                 if not data:
                     raise ConnectionResetError("the other side ended the connection") from None
                 self._tls.bio_write(data)
+            except SSL.Error:
+                self._flush()  # the alert that says why
+                raise
             else:
                 self._flush()
                 return result
