@@ -22,7 +22,7 @@ def mounts():
 def directories():
     found = set()
     for place in map(Path, PLACES):
-        found |= {str(path) for path in place.glob("casemate-*")} if place.is_dir() else set()
+        found |= {str(path) for path in place.glob("casemate-root-*")} if place.is_dir() else set()
     return found
 
 

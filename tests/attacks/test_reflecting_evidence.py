@@ -16,6 +16,7 @@ from tests.support.attested import (
     fetched,
     launcher_tee,
     running_broker,
+    wait_until,
 )
 from tests.support.malicious_peer import (
     EVIDENCE,
@@ -66,7 +67,7 @@ def test_the_brokers_own_evidence_would_be_acceptable(broker):
         peer.read_frame()
         peer.present(launcher_tee())
         assert peer.read_frame() == (2, b"")
-    assert broker.lines("opened")
+        wait_until(lambda: broker.lines("opened"))
 
 
 def test_the_brokers_evidence_sent_back_to_it_is_refused(broker):

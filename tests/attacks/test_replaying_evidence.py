@@ -62,8 +62,7 @@ def test_evidence_is_refused_when_it_is_shown_twice_on_its_own_connection(broker
         message = peer.present(launcher_tee(), launch=broker.contract.digest())
         assert peer.read_frame() == (ACCEPTED, b"")
         peer.send_frame(EVIDENCE, message)
-        while peer.read():  # what was inner data now is no gRPC: the broker ends the connection
-            pass
+        peer.read_to_the_end()  # it is inner data now, and no gRPC
     assert broker.released() == []
 
 

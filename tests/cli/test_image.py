@@ -44,6 +44,36 @@ def test_from_key_to_extracted_tree(tmp_path: Path) -> None:
     compare_trees(folder, tmp_path / "out")
 
 
+def test_a_bill_of_materials_is_sealed_like_a_folder(tmp_path: Path) -> None:
+    bill, image, key = tmp_path / "server.yaml", tmp_path / "image", tmp_path / "key"
+    (tmp_path / "data").write_bytes(b"12345")
+    bill.write_text(
+        f"targets:\n  - target: /srv\n    copy: [{{from: {tmp_path}, files: [data]}}]\n"
+        "write:\n  - {path: /etc/motto, content: hello}\n"
+    )
+    casemate("key", "new", key)
+    sealed = json.loads(casemate("image", "seal", bill, image, "--key", key, "--json").stdout)
+    listing = json.loads(casemate("image", "ls", image, "--key", key, "--json").stdout)
+    assert [entry["path"] for entry in listing] == ["etc", "etc/motto", "srv", "srv/data"]
+    assert sealed["entries"] == len(listing)
+    assert [entry["size"] for entry in listing] == [0, 5, 0, 5]
+
+
+def test_what_cannot_be_sealed_is_refused_with_what_could(tmp_path: Path) -> None:
+    key, image, bill = tmp_path / "key", tmp_path / "image", tmp_path / "bill.yaml"
+    casemate("key", "new", key)
+    assert (
+        "bom:model-server"
+        in casemate("image", "seal", "bom:nothing", image, "--key", key, code=2).stderr
+    )
+    casemate("image", "seal", tmp_path / "absent.yaml", image, "--key", key, code=2)
+    bill.write_text("tragets: []\n")
+    refused = casemate("image", "seal", bill, image, "--key", key, code=3)
+    assert f"{bill}:1" in refused.stderr
+    assert "bom.malformed" in refused.stderr
+    assert not image.exists()
+
+
 @pytest.mark.skipif(fuse_available() is not None, reason=f"no mount here: {fuse_available()}")
 def test_a_mount_ends_with_its_program(tmp_path: Path) -> None:
     folder, image, key = make_folder(tmp_path / "tree"), tmp_path / "image", tmp_path / "key"

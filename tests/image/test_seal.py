@@ -172,8 +172,9 @@ def test_an_image_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_destination_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(UsageError) as caught:
-        seal([file("a", b"")], KEY, tmp_path / "missing" / "image")
+        seal([file("a", b"")], KEY, tmp_path / "file" / "image")
     assert caught.value.code == "image.unwritable"
 
 

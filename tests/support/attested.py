@@ -7,6 +7,7 @@ because they belong to a process and not to a thread of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -22,11 +23,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from casemate.broker.run import BrokerConfig, _serve
 from casemate.broker.store import SecretStore, load_secrets
-from casemate.channel.party import Limits
+from casemate.channel.party import Limits, RefusedByPeerError
 from casemate.evidence import Attester
 from casemate.launcher.fetch import fetch_secrets
 from casemate.launcher.status import Status
-from casemate.policy import PolicyDocument
+from casemate.policy import Alternative, Constraint, Policy, PolicyDocument
 from casemate.project.keys import make_identity_key
 from casemate.project.policies import policy_for_launcher
 from casemate.project.programs import pick_port
@@ -88,6 +89,39 @@ def fetched(contract: LaunchContract, tee: Attester | None = None) -> dict[str, 
     return {name: secret.reveal() for name, secret in secrets.items()}
 
 
+def refusal_of(contract: LaunchContract, tee: Attester | None = None) -> str:
+    """The code that a broker refuses a launcher with."""
+    try:
+        got = fetched(contract, tee)
+    except RefusedByPeerError as error:
+        return error.remote_code
+    raise AssertionError(f"it released {', '.join(got)}")
+
+
+def policy_document(
+    contract: LaunchContract,
+    *,
+    secrets: Mapping[str, tuple[str, ...]] | None = None,
+    more: Mapping[str, PolicyDocument] | None = None,
+    **changes: Constraint,
+) -> PolicyDocument:
+    """The strictest policy ``launcher`` for a contract, with changes.
+
+    Args:
+        contract: what may be launched.
+        secrets: what each secret demands, if not ``launcher``.
+        more: further policies, each the ``launcher`` of another document.
+        changes: constraints in place of the strictest.
+    """
+    strictest = policy_for_launcher(contract, root=ROOT, measurement=MEASUREMENT)
+    (alternative,) = strictest.policies["launcher"].alternatives
+    changed = Alternative(tee=alternative.tee, constraints={**alternative.constraints, **changes})
+    policies = {"launcher": Policy(name="launcher", alternatives=(changed,))}
+    for name, document in (more or {}).items():
+        policies[name] = dataclasses.replace(document.policies["launcher"], name=name)
+    return PolicyDocument(policies=policies, secrets=secrets or strictest.secrets)
+
+
 @dataclass(frozen=True, slots=True)
 class RunningBroker:
     """A broker at work.
@@ -96,11 +130,13 @@ class RunningBroker:
         port: where it listens on 127.0.0.1.
         contract: the one that its policy accepts.
         audit: the file of its audit trail.
+        stop: stops it, as SIGTERM does; it stops by itself at the end.
     """
 
     port: int
     contract: LaunchContract
     audit: Path
+    stop: Callable[[], None]
 
     def lines(self, *events: str) -> list[dict[str, Any]]:
         """The audit trail: all of it, or the lines of some events."""
@@ -136,6 +172,7 @@ def running_broker(
     secrets: Mapping[str, bytes] = SECRETS,
     attester: Attester = BROKER_KEY,
     limits: Limits | None = None,
+    port: int = 0,
 ) -> Iterator[RunningBroker]:
     """Run a broker while the block runs.
 
@@ -146,8 +183,9 @@ def running_broker(
         secrets: what it holds.
         attester: who it is.
         limits: of its connections.
+        port: where it listens; a free one if not given.
     """
-    port = pick_port(0)
+    port = pick_port(port)
     contract = contract or contract_at(port)
     document = document or policy_for_launcher(contract, root=ROOT, measurement=MEASUREMENT)
     (folder / "policy.toml").write_text(document.render())
@@ -166,8 +204,8 @@ def running_broker(
             audit=audit,
             limits=limits or Limits(),
         )
-        with _serving(config):
-            yield RunningBroker(port, contract, folder / "audit.jsonl")
+        with _serving(config) as stop:
+            yield RunningBroker(port, contract, folder / "audit.jsonl", stop)
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = _SECONDS) -> None:
@@ -191,7 +229,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 @contextmanager
-def _serving(config: BrokerConfig) -> Iterator[None]:
+def _serving(config: BrokerConfig) -> Iterator[Callable[[], None]]:
     document = PolicyDocument.parse(config.policy.read_text())
     store = SecretStore(load_secrets(config.secrets), document)
     ready, loop, failures = threading.Event(), _Loop(), list[BaseException]()
@@ -205,15 +243,19 @@ def _serving(config: BrokerConfig) -> Iterator[None]:
             ready.set()
 
     thread = threading.Thread(target=run, name="broker under test")
+
+    def stop() -> None:
+        with contextlib.suppress(RuntimeError):  # it is closed already
+            loop.call_soon_threadsafe(lambda: loop.stop_serving())
+        thread.join(_SECONDS)
+        assert not thread.is_alive(), "the broker doesn't stop"
+
     thread.start()
     try:
         assert ready.wait(_SECONDS), "the broker doesn't get ready"
         if not failures:
-            yield
+            yield stop
     finally:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(lambda: loop.stop_serving())
-        thread.join(_SECONDS)
-    assert not thread.is_alive(), "the broker doesn't stop"
+        stop()
     if failures:
         raise failures[0]

@@ -164,9 +164,10 @@ class LaunchSite:
                 time.sleep(0.02)
             yield Running(process, out, tuple(descendants(process.pid)))
         finally:
-            if process.poll() is None:
-                process.kill()
+            below = descendants(process.pid) if process.poll() is None else []
+            process.kill()
             process.wait()
+            assert gone_in_time(below), "the keeper doesn't clean up"
 
 
 @dataclass(frozen=True, slots=True)

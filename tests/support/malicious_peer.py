@@ -149,6 +149,13 @@ class MaliciousPeer:
             return self._wait_for(lambda: self._tls.recv(65536))
         return b""
 
+    def read_to_the_end(self) -> bytes:
+        """Everything from inside TLS until the other side ends the connection."""
+        data = b""
+        while more := self.read():
+            data += more
+        return data
+
     def read_frame(self) -> tuple[int, bytes] | None:
         """A frame; None when the other side has ended the connection."""
         data = b""
@@ -181,12 +188,16 @@ class MaliciousPeer:
                 if not data:
                     raise ConnectionResetError("the other side ended the connection") from None
                 self._tls.bio_write(data)
+            except SSL.Error:
+                self._flush()  # the alert that says why
+                raise
             else:
                 self._flush()
                 return result
 
     def _flush(self) -> None:
-        with contextlib.suppress(SSL.WantReadError):
+        # That the other side has ended the connection is for `read` to tell.
+        with contextlib.suppress(SSL.WantReadError, ConnectionError):
             while True:
                 self.network.sendall(self._tls.bio_read(65536))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import grpc
 
@@ -20,6 +22,18 @@ from casemate.protocol.key_broker import (
 )
 
 _NO_CHANNEL_ID = "0"
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """How a call ends that gets nothing: the status, and all that the peer is told of why."""
+
+    status: grpc.StatusCode
+    details: str
+
+
+# No code and no id: a launcher takes it for an outage, and tries again.
+_OUTAGE = _Refusal(grpc.StatusCode.UNAVAILABLE, "")
 
 
 class KeyBrokerService:
@@ -49,13 +63,22 @@ class KeyBrokerService:
         return grpc.method_handlers_generic_handler(SERVICE, {RELEASE_SECRETS: method})
 
     def _release(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            answer = self._answer(request, self._peer_state(context.peer()))
+        except Exception:  # noqa: BLE001  the edge: gRPC would tell the peer the exception's text
+            traceback.print_exc()
+            answer = _OUTAGE
+        if isinstance(answer, _Refusal):
+            context.abort(answer.status, answer.details)
+        return answer
+
+    def _answer(self, request: bytes, peer: PeerState[Admission] | None) -> bytes | _Refusal:
         # 1. Only an attested connection has a state; a local intruder's has none.
-        peer = self._peer_state(context.peer())
         if peer is None:
-            error = NotGenuineError("broker.no-channel", "not through an attested channel")
-            self._audit.write("refused", _NO_CHANNEL_ID, "local", error=error.as_dict())
-            context.abort(
-                grpc.StatusCode.UNAUTHENTICATED, encode_refusal(error.code, _NO_CHANNEL_ID)
+            intruder = NotGenuineError("broker.no-channel", "not through an attested channel")
+            self._audit.write("refused", _NO_CHANNEL_ID, "local", error=intruder.as_dict())
+            return _Refusal(
+                grpc.StatusCode.UNAUTHENTICATED, encode_refusal(intruder.code, _NO_CHANNEL_ID)
             )
         names: tuple[str, ...] = ()
         try:
@@ -70,7 +93,7 @@ class KeyBrokerService:
                 if isinstance(error, MalformedError)
                 else grpc.StatusCode.PERMISSION_DENIED
             )
-            context.abort(status, encode_refusal(error.code, peer.correlation_id))
+            return _Refusal(status, encode_refusal(error.code, peer.correlation_id))
         # 3. The trail comes before the secret: no release goes unwritten.
         self._tell("released", peer, names, None)
         return reply

@@ -17,6 +17,7 @@ from casemate.types import Secret
 
 MAX_SECRET = 1024 * 1024
 _MAX_FILE = 64 * 1024 * 1024
+_NAME_FORM = "a name of letters, digits, '.', '_' and '-'"
 
 
 class SecretStore:
@@ -119,7 +120,7 @@ def load_secrets(path: Path) -> dict[str, Secret]:
         ) from error
     for name, secret in secrets.items():
         if not NAME.match(name):
-            raise _wrong(name, "a name of letters, digits, '.', '_' and '-'", "another name")
+            raise _wrong(name, _NAME_FORM, "another name")
         if len(secret) > MAX_SECRET:
             raise _wrong(name, f"at most {MAX_SECRET} bytes", f"{len(secret)} bytes")
     return secrets
@@ -130,7 +131,9 @@ def _parse_secret_config(data: bytes) -> dict[str, Secret]:
     if not isinstance(value, dict):
         raise _wrong("secret_config.json", "an object", type(value).__name__)
     secrets = {}
-    for name, encoded in value.items():
+    for number, (name, encoded) in enumerate(value.items(), 1):
+        if not NAME.match(name):  # never shown: it may be a secret that stands in the wrong place
+            raise _wrong(f"number {number} of secret_config.json", _NAME_FORM, "another name")
         if not isinstance(encoded, str):
             raise _wrong(name, "base64 text", type(encoded).__name__)
         secrets[name] = Secret(decode_base64(encoded, field=name))

@@ -14,9 +14,10 @@ Rules (specs/attested-channel.md; each is cited where it is carried out):
  9. A frame's body is at most as long as its type allows, 256 KiB for evidence; what a frame
     doesn't announce isn't buffered.
 
-Any input gives an event or one of `MalformedError`, `NotGenuineError`, `RefusedByPeerError`; after
-an error the engine is closed for good. Attesting and judging are the caller's: the engine says
-when (`PresentEvidence`, `JudgeEvidence`) and with which nonce.
+Any input gives an event or one of `MalformedError`, `NotGenuineError`, `RefusedByPeerError`, and
+its end before the channel is open `UnavailableError`; after an error the engine is closed for
+good. Attesting and judging are the caller's: the engine says when (`PresentEvidence`,
+`JudgeEvidence`) and with which nonce.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from OpenSSL import SSL
 from casemate.channel.party import RefusedByPeerError
 from casemate.channel.tls import TlsKey, exporter, make_context, peer_spki
 from casemate.encoding import MapReader, decode_cbor, encode_cbor
-from casemate.errors import InternalError, MalformedError, NotGenuineError
+from casemate.errors import InternalError, MalformedError, NotGenuineError, UnavailableError
 from casemate.protocol import PresentedEvidence
 from casemate.types import Nonce
 
@@ -169,8 +170,9 @@ class ChannelEngine:
         """Take bytes from the network; none means that the connection ended.
 
         Raises:
-            MalformedError: ``channel.frame``, ``channel.unexpected``, ``channel.cut``.
+            MalformedError: ``channel.frame``, ``channel.unexpected``.
             NotGenuineError: ``channel.tls`` and those of `peer_spki`.
+            UnavailableError: ``channel.cut``.
             RefusedByPeerError: the peer refused.
         """
         try:
@@ -240,7 +242,7 @@ class ChannelEngine:
         if self._state is _State.CLOSED:
             return []
         if not data:
-            raise self._unexpected("channel.cut", "the connection to go on", "its end")
+            raise self._cut()
         events: list[Event] = []
         rest = memoryview(data)
         while rest:
@@ -281,9 +283,7 @@ class ChannelEngine:
                 break
             except SSL.ZeroReturnError:
                 if self._state is not _State.OPEN:
-                    raise self._unexpected(
-                        "channel.cut", "the exchange to go on", "its end"
-                    ) from None
+                    raise self._cut() from None
                 self.close()
                 events.append(PeerClosed())
                 break
@@ -345,11 +345,23 @@ class ChannelEngine:
         if self._state is not state:
             raise InternalError("channel.state", f"called in {self._state.name}, not {state.name}")
 
+    def _cut(self) -> UnavailableError:
+        # Says nothing of the peer: it may be full or about to restart, or the network may be cut.
+        return UnavailableError(
+            "channel.cut",
+            "the connection ended before the channel was open",
+            field=self._state_name(),
+            remedy="Try again; if it stays so, look at the other side's log.",
+        )
+
+    def _state_name(self) -> str:
+        return self._state.name.lower().replace("_", " ")
+
     def _unexpected(self, code: str, expected: str, got: str) -> MalformedError:
         return MalformedError(
             code,
             "the peer doesn't keep to the attested channel's protocol",
-            field=self._state.name.lower().replace("_", " "),
+            field=self._state_name(),
             expected=expected,
             got=got,
             remedy="Check that the address leads to a Casemate endpoint of the same release.",

@@ -179,6 +179,8 @@ class AttestedServer(Generic[T]):
         self._connections.add(task)
         try:
             await _Connection(self._shared, reader, writer).run()
+        except asyncio.CancelledError:
+            pass  # by `close`; asyncio of Python 3.11 would write a traceback of it to stderr
         finally:
             self._connections.discard(task)
             writer.transport.abort()
@@ -311,10 +313,11 @@ class _Connection(Generic[T]):
             await self._writer.drain()
 
     async def _refuse(self, error: CasemateError) -> None:
+        # Told first: whoever hears the id finds it in the trail, even if we are stopped now.
+        self._tell(ChannelEventKind.REFUSED, error)
         if not isinstance(error, RefusedByPeerError):
             self._engine.refuse(error.code, self._id)
         await self._end()
-        self._tell(ChannelEventKind.REFUSED, error)
 
     async def _end(self) -> None:
         """Say goodbye if the peer still listens; don't wait for it."""

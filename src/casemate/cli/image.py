@@ -45,6 +45,7 @@ def command() -> None:
 Examples:
   casemate image seal model/ images/model.sealed --key secrets/model_key
   casemate image seal bom:model-server images/root.sealed --key secrets/image_key
+  casemate image seal my-server.yaml images/root.sealed --key secrets/image_key
 """
 )
 @click.argument("source")

@@ -1,7 +1,7 @@
 """Which shared libraries an ELF file needs, found by reading; nothing is ever run.
 
-``ldd`` and the dynamic loader execute code from the file they look at (an ELF file may name an
-auditing library), so neither is used here.
+``ldd`` and the dynamic loader execute code from the file they look at (an ELF file names its own
+interpreter, and may name an auditing library), so neither is used here.
 
 Source: System V ABI, "Dynamic Linking"; ld.so(8).
 """
@@ -9,24 +9,30 @@ Source: System V ABI, "Dynamic Linking"; ld.so(8).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import posixpath
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSegment, DynamicTag
 from elftools.elf.elffile import ELFFile
-from elftools.elf.segments import InterpSegment
+from elftools.elf.segments import InterpSegment, Segment
 
 from casemate.errors import MalformedError
 
 _MAGIC = b"\x7fELF"
+# e_machine: its name, Debian's folder for it, and everybody else's.
 _MACHINES = {
-    "EM_X86_64": ("x86_64-linux-gnu", "lib64"),
-    "EM_AARCH64": ("aarch64-linux-gnu", "lib"),
+    62: ("EM_X86_64", "x86_64-linux-gnu", "lib64"),
+    183: ("EM_AARCH64", "aarch64-linux-gnu", "lib64"),
 }
+_LOADER_CONFIGURATION = Path("/etc/ld.so.conf")
+_MAX_INCLUDES = 4
+_MAX_SEGMENTS = 4096
+_MAX_TAGS = 16384
 _MAX_LIBRARIES = 4096
+_MAX_NAME = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,20 +40,36 @@ class ElfNeeds:
     """What an ELF file asks of the dynamic loader.
 
     Args:
-        machine: ``e_machine`` by name.
+        machine: ``e_machine``, a number.
         bits: 32 or 64.
         interpreter: the loader that the program names; empty for a library.
         soname: the library's own name; empty for a program.
         needed: names of libraries, in order.
-        search: RUNPATH, or where there is none RPATH, unexpanded.
+        rpath: folders for this file and what it loads, unexpanded; empty where there's a RUNPATH,
+            as the loader then ignores them.
+        runpath: folders for this file alone, unexpanded; None where the file has none.
     """
 
-    machine: str
+    machine: int
     bits: int
     interpreter: str
     soname: str
     needed: tuple[str, ...]
-    search: tuple[str, ...]
+    rpath: tuple[str, ...]
+    runpath: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchFolder:
+    """A folder in which the loader looks for a library.
+
+    Args:
+        host: where it is on this host.
+        target: where its libraries belong in the new root, relative; None for the default folder.
+    """
+
+    host: Path
+    target: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +77,12 @@ class Library:
     """A library that was found.
 
     Args:
-        name: as it was asked for.
-        host: where it is on this host.
-        relative: its place relative to the folder of the file that needs it, where it was found
-            through ``$ORIGIN``; empty where it belongs into the default folder.
+        host: the file on this host, without links.
+        target: its path in the new root, relative.
     """
 
-    name: str
     host: Path
-    relative: str
+    target: str
 
 
 def is_elf(path: Path) -> bool:
@@ -80,107 +99,218 @@ def read_needs(path: Path) -> ElfNeeds:
     """
     try:
         with path.open("rb") as file:
-            return _parse(ELFFile(file))
-    except (
-        ELFError, ValueError, KeyError, IndexError, OverflowError, TypeError, AttributeError,
-        AssertionError, RecursionError, MemoryError, UnicodeError,
-    ) as error:  # fmt: skip
-        raise MalformedError(
-            "image.elf",
-            f"{path} looks like an ELF file and can't be read as one",
-            field=str(path),
-            expected="an ELF file of this architecture",
-            got=f"{type(error).__name__}: {error}"[:200],
-        ) from error
+            machine, bits = _identity(file.read(20))
+            return _parse(ELFFile(file), machine, bits)
+    except _ELF_ERRORS as error:
+        raise _malformed(path, error) from error
+
+
+def loaded_part(path: Path) -> bytes:
+    """An ELF file's content without what no loader reads.
+
+    That is debug information, the symbol table for debuggers and the table of sections: much of a
+    self-built interpreter, and full of the paths of the machine that built it.
+
+    Raises:
+        MalformedError: ``image.elf`` where it can't be parsed.
+    """
+    try:
+        with path.open("rb") as file:
+            elf = ELFFile(file)
+            end = elf.header.e_phoff + elf.header.e_phnum * elf.header.e_phentsize
+            for segment in _segments(elf):
+                end = max(end, segment.header.p_offset + segment.header.p_filesz)
+            file.seek(0)
+            if end > path.stat().st_size:
+                raise ValueError("the file ends before its segments do")
+            content = bytearray(file.read(end))
+            offset, counts, width = (0x28, 0x3C, 8) if elf.elfclass == 64 else (0x20, 0x30, 4)
+    except _ELF_ERRORS as error:
+        raise _malformed(path, error) from error
+    content[offset : offset + width] = bytes(width)  # e_shoff
+    content[counts : counts + 4] = bytes(4)  # e_shnum, e_shstrndx
+    return bytes(content)
+
+
+# What pyelftools lets through on files that are none.
+_ELF_ERRORS = (
+    ELFError, ValueError, KeyError, IndexError, OverflowError, TypeError, AttributeError,
+    AssertionError, RecursionError, MemoryError, UnicodeError, OSError,
+)  # fmt: skip
+
+
+def _malformed(path: Path, error: Exception) -> MalformedError:
+    return MalformedError(
+        "image.elf",
+        f"{path} looks like an ELF file and can't be read as one",
+        field=str(path),
+        expected="an ELF file of this architecture",
+        got=f"{type(error).__name__}: {error}"[:200],
+    )
+
+
+def _identity(head: bytes) -> tuple[int, int]:
+    """Machine and bits of the first 20 bytes of a file; zeros where it isn't ELF."""
+    if len(head) < 20 or head[:4] != _MAGIC:
+        return 0, 0
+    machine = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
+    return machine, {1: 32, 2: 64}.get(head[4], 0)
+
+
+def _segments(elf: ELFFile) -> Iterator[Segment]:
+    if elf.num_segments() > _MAX_SEGMENTS:
+        raise ValueError("more segments than any file needs")
+    yield from elf.iter_segments()
 
 
 def _text(tag: DynamicTag, name: str) -> str:
     # pyelftools sets these names on a tag according to its kind.
     value = getattr(tag, name)
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is no text")
+    if not isinstance(value, str) or len(value) > _MAX_NAME:
+        raise TypeError(f"{name} is no text of at most {_MAX_NAME} characters")
+    value.encode()
     return value
 
 
-def _parse(elf: ELFFile) -> ElfNeeds:
+def _parse(elf: ELFFile, machine: int, bits: int) -> ElfNeeds:
     interpreter, needed, soname = "", [], ""
-    runpath: list[str] | None = None
-    rpath: list[str] = []
-    for segment in elf.iter_segments():
+    runpath: tuple[str, ...] | None = None
+    rpath: tuple[str, ...] = ()
+    for segment in _segments(elf):
         if isinstance(segment, InterpSegment):
-            interpreter = segment.get_interp_name()
+            interpreter = str(segment.get_interp_name())
         elif isinstance(segment, DynamicSegment):
-            for tag in segment.iter_tags():
+            for count, tag in enumerate(segment.iter_tags()):
                 match tag.entry.d_tag:
                     case "DT_NEEDED":
                         needed.append(_text(tag, "needed"))
                     case "DT_SONAME":
                         soname = _text(tag, "soname")
                     case "DT_RUNPATH":
-                        runpath = _text(tag, "runpath").split(":")
+                        runpath = _folders(_text(tag, "runpath"))
                     case "DT_RPATH":
-                        rpath = _text(tag, "rpath").split(":")
-                if len(needed) > _MAX_LIBRARIES:
-                    raise ValueError("more libraries than any file needs")
+                        rpath = _folders(_text(tag, "rpath"))
+                if len(needed) > _MAX_LIBRARIES or count > _MAX_TAGS:
+                    raise ValueError("more libraries or tags than any file needs")
     return ElfNeeds(
-        machine=str(elf.header.e_machine),
-        bits=elf.elfclass,
+        machine=machine,
+        bits=bits,
         interpreter=interpreter,
         soname=soname,
         needed=tuple(needed),
-        search=tuple(part for part in (runpath if runpath is not None else rpath) if part),
+        rpath=rpath if runpath is None else (),
+        runpath=runpath,
     )
 
 
-def default_folders(machine: str) -> tuple[str, ...]:
+def _folders(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split(":") if part)
+
+
+def library_folder(machine: int) -> str:
+    """The folder that this host's loader always looks in, relative to the new root."""
+    _, triplet, wide = _MACHINES.get(machine, ("", "", "lib64"))
+    return f"usr/lib/{triplet}" if triplet and Path("/usr/lib", triplet).is_dir() else f"usr/{wide}"
+
+
+def expand_folders(
+    folders: tuple[str, ...], *, origin: Path, target: str
+) -> tuple[SearchFolder, ...]:
+    """RPATH or RUNPATH of a file as folders.
+
+    A folder relative to the loader's working folder, and one with another token than ``$ORIGIN``,
+    is passed over: what it means depends on the process.
+
+    Args:
+        folders: as the file gives them.
+        origin: the folder on this host that ``$ORIGIN`` means.
+        target: the folder of the file in the new root, relative.
+    """
+    found = []
+    for folder in folders:
+        text = folder.replace("${ORIGIN}", "$ORIGIN")
+        if text == "$ORIGIN" or text.startswith("$ORIGIN/"):
+            rest = text.removeprefix("$ORIGIN").lstrip("/")
+            if "$" not in rest:
+                # As in the new root, '..' ends at its top.
+                there = posixpath.normpath(posixpath.join("/", target, rest)).lstrip("/")
+                here = Path(os.path.normpath(origin / rest))
+                found.append(SearchFolder(host=here, target=there))
+        elif text.startswith("/") and "$" not in text:
+            found.append(SearchFolder(host=Path(os.path.normpath(text)), target=None))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LibrarySearch:
+    """Where libraries may be taken from.
+
+    Args:
+        within: folders of this host, without links. A library that lies, links followed, in none
+            of them is as good as absent, wherever an ELF file points.
+        configured: the folders of ``ld.so.conf``.
+    """
+
+    within: tuple[Path, ...]
+    configured: tuple[str, ...]
+
+    def find(
+        self, name: str, *, needs: ElfNeeds, folders: tuple[SearchFolder, ...]
+    ) -> Library | None:
+        """Find a needed library on this host, in the loader's order.
+
+        Args:
+            name: as DT_NEEDED gives it.
+            needs: of the file that needs it.
+            folders: RPATH and RUNPATH that hold for that file, in order.
+
+        Returns:
+            None where it isn't to be found.
+        """
+        if "/" in name:  # the very file, not to be searched for
+            return self._exactly(name, needs) if name.startswith("/") else None
+        if name in ("", ".", ".."):
+            return None
+        default = library_folder(needs.machine)
+        always = (*self.configured, *_default_folders(needs.machine))
+        for folder in (*folders, *(SearchFolder(host=Path(f), target=None) for f in always)):
+            host = self._fitting(folder.host / name, needs)
+            if host is not None:
+                target = default if folder.target is None else folder.target
+                return Library(host=host, target=posixpath.join(target, name))
+        return None
+
+    def loader(self, needs: ElfNeeds) -> Library | None:
+        """The loader that a program names, if it is one of this host's own."""
+        return self._exactly(needs.interpreter, needs) if needs.interpreter[:1] == "/" else None
+
+    def _exactly(self, name: str, needs: ElfNeeds) -> Library | None:
+        place = posixpath.normpath(name).lstrip("/")
+        host = self._fitting(Path(name), needs)
+        return None if host is None else Library(host=host, target=place)
+
+    def _fitting(self, path: Path, needs: ElfNeeds) -> Path | None:
+        """The file itself; None if it's elsewhere, no library, or another architecture's."""
+        real = Path(os.path.realpath(path))
+        inside = any(real.is_relative_to(folder) for folder in self.within)
+        if not inside or not real.is_file():
+            return None
+        try:
+            with real.open("rb") as file:
+                fits = _identity(file.read(20)) == (needs.machine, needs.bits)
+        except OSError:
+            return None
+        return real if fits else None
+
+
+def _default_folders(machine: int) -> tuple[str, ...]:
     """Where the loader looks without being told, in order; also on Debian's multiarch."""
-    triplet, wide = _MACHINES.get(machine, ("", "lib64"))
+    _, triplet, wide = _MACHINES.get(machine, ("", "", "lib64"))
     folders = [f"/lib/{triplet}", f"/usr/lib/{triplet}"] if triplet else []
     return (*folders, f"/{wide}", f"/usr/{wide}", "/lib", "/usr/lib")
 
 
-def library_folder(machine: str) -> str:
-    """The default folder that libraries are put into, relative to the new root."""
-    triplet, wide = _MACHINES.get(machine, ("", "lib64"))
-    return f"usr/lib/{triplet}" if triplet else f"usr/{wide}"
-
-
-def find_library(
-    name: str, *, needs: ElfNeeds, origin: Path, inherited: Iterable[Path] = ()
-) -> Library | None:
-    """Find a needed library on this host, in the loader's order.
-
-    Args:
-        name: as DT_NEEDED gives it.
-        needs: of the file that needs it.
-        origin: the folder of that file, which ``$ORIGIN`` means.
-        inherited: folders named by the programs that load that file (their RPATH).
-
-    Returns:
-        None where it isn't to be found.
-    """
-    if "/" in name:
-        path = Path(name)
-        return Library(name=name, host=path, relative="") if _fits(path, needs) else None
-    for folder in needs.search:
-        expanded = folder.replace("${ORIGIN}", "$ORIGIN")
-        host = Path(os.path.normpath(expanded.replace("$ORIGIN", str(origin)))) / name
-        if _fits(host, needs):
-            by_origin = expanded.startswith("$ORIGIN")
-            relative = os.path.normpath(expanded.replace("$ORIGIN", ".", 1)) + f"/{name}"
-            return Library(name=name, host=host, relative=relative if by_origin else "")
-    for path in (
-        *inherited,
-        *map(Path, configured_folders()),
-        *map(Path, default_folders(needs.machine)),
-    ):
-        if _fits(path / name, needs):
-            return Library(name=name, host=path / name, relative="")
-    return None
-
-
-@lru_cache(maxsize=1)
-def configured_folders(configuration: Path = Path("/etc/ld.so.conf")) -> tuple[str, ...]:
+def configured_folders(configuration: Path = _LOADER_CONFIGURATION) -> tuple[str, ...]:
     """The folders that ``ld.so.conf`` names, with its includes."""
     return tuple(_configured(configuration, depth=0))
 
@@ -192,30 +322,10 @@ def _configured(path: Path, *, depth: int) -> Iterator[str]:
         return
     for line in lines:
         words = line.split("#", 1)[0].split()
-        if words[:1] == ["include"] and depth < 4:
+        if words[:1] == ["include"] and depth < _MAX_INCLUDES:
             for pattern in words[1:]:
                 base = Path(pattern) if pattern.startswith("/") else path.parent / pattern
                 for file in sorted(base.parent.glob(base.name)):
                     yield from _configured(file, depth=depth + 1)
         elif words and words[0].startswith("/"):
             yield words[0]
-
-
-@lru_cache(maxsize=8192)
-def _header(path: Path) -> tuple[str, int] | None:
-    try:
-        with path.open("rb") as file:
-            head = file.read(20)
-    except OSError:
-        return None
-    if len(head) < 20 or head[:4] != _MAGIC:
-        return None
-    order = "little" if head[5] == 1 else "big"
-    number = int.from_bytes(head[18:20], "little" if order == "little" else "big")
-    names = {62: "EM_X86_64", 183: "EM_AARCH64", 3: "EM_386"}
-    return names.get(number, str(number)), {1: 32, 2: 64}.get(head[4], 0)
-
-
-def _fits(path: Path, needs: ElfNeeds) -> bool:
-    """A library of another architecture is passed over, as the loader does."""
-    return _header(path) == (needs.machine, needs.bits)

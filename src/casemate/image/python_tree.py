@@ -6,30 +6,51 @@ and not imported.
 
 from __future__ import annotations
 
+import ast
+import codecs
 import fnmatch
 import importlib.util
+import json
 import marshal
 import os
+import re
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import casemate
 from casemate.errors import UsageError
 from casemate.image.bom.grammar import PythonItem
 
 _HASH_BASED_UNCHECKED = (1).to_bytes(4, "little")
+_MAX_SOURCE = 16 * 1024 * 1024
 _SKIPPED = {"__pycache__", "site-packages", "dist-packages"}
 _NOT_MINIMAL = {
     "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "pydoc_data",
-    "venv", "distutils",
+    "venv", "distutils", "curses", "dbm",
 }  # fmt: skip
-_NOT_MINIMAL_FILES = ("turtle.py", "lib-dynload/_test*", "lib-dynload/_tkinter*", "config-3*/*")
-_NOT_IN_PACKAGES = ("*.pyi", "*.pyx", "*.pxd", "*.h", "*.hpp", "*.c", "*.a", "*.lib", "*/tests/*")
+_NOT_MINIMAL_FILES = (
+    "turtle.py", "lib-dynload/*test*", "lib-dynload/_tkinter*",
+    "lib-dynload/xxlimited*", "lib-dynload/_curses*", "lib-dynload/readline*",
+    "lib-dynload/_dbm*", "lib-dynload/_gdbm*", "lib-dynload/nis*", "lib-dynload/ossaudiodev*",
+)  # fmt: skip
+_NOT_IN_PACKAGES = (
+    "*.pyi", "*.pyx", "*.pxd", "*.h", "*.hpp", "*.c", "*.cpp", "*.a", "*.lib", "*.pth",
+    "tests/*", "*/tests/*",
+)  # fmt: skip
+# What a program may ask for at run time, and licences. The rest tells how and from where the
+# package came onto this machine, or is a list of files that no longer holds.
+_OF_RECORDS = re.compile(
+    r"[^/]+\.dist-info/(METADATA|WHEEL|entry_points\.txt|top_level\.txt"
+    r"|((licenses|license_files)/.*)|((LICEN[CS]E|COPYING|NOTICE|AUTHORS)[^/]*))"
+)
+_COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+_LINE_END = re.compile(rb"\r\n?|\n")
+_PLAIN_CODECS = {"utf-8", "utf8", "ascii", "us-ascii", "latin-1", "latin1", "iso-8859-1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,38 +60,42 @@ class PythonFile:
     Args:
         path: in the new root, relative.
         source: on this host, or the content itself.
-        executable: whether it is a program.
         why: which part of the bill asked for it.
+        root: the folder of this host that it is from, where libraries may be taken too.
+        executable: whether it is a program.
+        interpreters_own: whether it is compiled code of the interpreter itself.
     """
 
     path: str
     source: Path | bytes
-    executable: bool
     why: str
+    root: Path
+    executable: bool = False
+    interpreters_own: bool = False
 
 
 def python_files(item: PythonItem) -> Iterator[PythonFile]:
     """Everything that the bill's ``python`` section asks for.
 
     Raises:
-        UsageError: ``bom.python`` where a distribution or module isn't there.
+        UsageError: ``bom.python`` where a distribution or module isn't there or can't be taken,
+            ``bom.outside`` where a file of one leads elsewhere.
     """
-    interpreter = _interpreter(item)
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    yield PythonFile(path="usr/bin/python3", source=interpreter, executable=True, why="interpreter")
     standard = Path(sysconfig.get_path("stdlib"))
     packages = _packages_folder(standard, version)
-    for file in _compiled(_standard_library(standard, item, f"usr/lib/{version}")):
-        yield file
-    for file in _compiled(_distributions(item, packages)):
-        yield file
-    for file in _compiled(_modules(item, packages)):
-        yield file
+    yield PythonFile(
+        path="usr/bin/python3", source=_interpreter(item), executable=True, why="interpreter",
+        root=_real(sys.base_prefix), interpreters_own=True,
+    )  # fmt: skip
+    yield from _compiled(_standard_library(standard, item, f"usr/lib/{version}"))
+    yield from _compiled(_distributions(item, packages))
+    yield from _compiled(_modules(item, packages))
 
 
 def _interpreter(item: PythonItem) -> Path:
-    ours = Path(os.path.realpath(sys.executable))
-    if item.interpreter != "auto" and Path(os.path.realpath(item.interpreter)) != ours:
+    ours = _real(sys.executable)
+    if item.interpreter != "auto" and _real(item.interpreter) != ours:
         raise UsageError(
             "bom.python",
             f"{item.where}: another interpreter than the one that builds the image",
@@ -85,80 +110,154 @@ def _interpreter(item: PythonItem) -> Path:
 def _packages_folder(standard: Path, version: str) -> str:
     """Debian's own interpreter looks for packages elsewhere than everybody else's."""
     site = (standard / "site.py").read_text(encoding="utf-8", errors="replace")
-    return (
-        "usr/lib/python3/dist-packages"
-        if "dist-packages" in site
-        else (f"usr/lib/{version}/site-packages")
-    )
+    debian = "dist-packages" in site
+    return "usr/lib/python3/dist-packages" if debian else f"usr/lib/{version}/site-packages"
 
 
 def _standard_library(standard: Path, item: PythonItem, target: str) -> Iterator[PythonFile]:
     minimal = item.stdlib == "minimal"
+    root = _real(sys.base_prefix)
+    unwanted = (*item.excludes, *(_NOT_MINIMAL_FILES if minimal else ()))
     for path in _walk(standard, _SKIPPED | (_NOT_MINIMAL if minimal else set())):
         relative = path.relative_to(standard).as_posix()
-        if minimal and any(fnmatch.fnmatch(relative, pattern) for pattern in _NOT_MINIMAL_FILES):
+        if _matches(relative, unwanted) or _is_makefile(relative):
             continue
         if path.suffix not in {".py", ".so", ".txt"} and minimal:
             continue
         # Debian's has links: to files elsewhere in /usr, which count, and to this host's own
-        # settings in /etc, which don't.
-        real = Path(os.path.realpath(path))
-        if real.is_file() and not real.is_relative_to("/etc"):
-            yield PythonFile(
-                path=f"{target}/{relative}", source=real, executable=False, why="standard library"
-            )
+        # settings in /etc (sitecustomize.py is one), which don't.
+        real = _real(path)
+        if not real.is_file() or not real.is_relative_to(root):
+            continue
+        source: Path | bytes = real
+        if path.name.startswith("_sysconfigdata"):
+            source = _without_paths(real.read_bytes())
+        yield PythonFile(
+            path=f"{target}/{relative}", source=source, why="standard library", root=root,
+            interpreters_own=path.suffix == ".so",
+        )  # fmt: skip
+
+
+def _is_makefile(relative: str) -> bool:
+    """What serves to build extensions, and says on which machine the interpreter was built."""
+    return relative.startswith("config-") and relative.count("/") == 1
+
+
+def _without_paths(source: bytes) -> bytes:
+    """``_sysconfigdata``: how the interpreter was built, without the paths of the machine."""
+    kept: dict[str, str | int] = {}
+    try:
+        for statement in ast.parse(source).body:
+            if isinstance(statement, ast.Assign):
+                values = ast.literal_eval(statement.value)
+                kept = {
+                    str(name): value
+                    for name, value in sorted(values.items())
+                    if isinstance(value, int) or (isinstance(value, str) and "/" not in value)
+                }
+    except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
+        kept = {}
+    lines = "".join(f"    {name!r}: {value!r},\n" for name, value in kept.items())
+    return f"build_time_vars = {{\n{lines}}}\n".encode()
 
 
 def _distributions(item: PythonItem, target: str) -> Iterator[PythonFile]:
     for name in item.distributions:
-        try:
-            files = metadata.distribution(name).files
-        except metadata.PackageNotFoundError as error:
-            raise UsageError(
-                "bom.python",
-                f"{item.where}: the distribution {name} is not installed here",
-                field="python.distributions",
-                expected="an installed distribution",
-                got=name,
-                remedy=f"Install it into this environment: pip install {name}",
-            ) from error
-        for file in files or ():
+        found = _distribution(name, item)
+        root = _real(str(found.locate_file("")))
+        for file in found.files or ():
             relative = file.as_posix()
-            host = Path(str(file.locate()))
-            if ".." in file.parts or "__pycache__" in file.parts or not host.is_file():
+            if file.is_absolute() or ".." in file.parts or "__pycache__" in file.parts:
                 continue
-            if not _excluded(relative, item):
-                yield PythonFile(
-                    path=f"{target}/{relative}", source=host, executable=False,
-                    why=f"distribution {name}",
-                )  # fmt: skip
+            if _excluded(relative, item) or not (root / relative).is_file():
+                continue
+            yield PythonFile(
+                path=f"{target}/{relative}", source=_inside(root / relative, root, item.where),
+                why=f"distribution {name}", root=root,
+            )  # fmt: skip
+
+
+def _distribution(name: str, item: PythonItem) -> metadata.Distribution:
+    places = [item.packages] if item.packages else sys.path
+    found = next(iter(metadata.distributions(name=name, path=places)), None)
+    if found is None:
+        raise UsageError(
+            "bom.python",
+            f"{item.where}: the distribution {name} is not installed here",
+            field="python.distributions",
+            expected="an installed distribution",
+            got=name,
+            remedy=f"Install it into this environment: pip install {name}",
+        )
+    if found.files is None or _is_editable(found):
+        raise UsageError(
+            "bom.python",
+            f"{item.where}: the distribution {name} is not installed as files of its own",
+            field="python.distributions",
+            expected="an installation with a record of its files, not an editable one",
+            got=name,
+            remedy="Install it from a wheel, or copy its folder by a target.",
+        )
+    return found
+
+
+def _is_editable(found: metadata.Distribution) -> bool:
+    try:
+        origin = json.loads(found.read_text("direct_url.json") or "{}")
+        return bool(origin.get("dir_info", {}).get("editable"))
+    except (ValueError, AttributeError, RecursionError):
+        return False
 
 
 def _modules(item: PythonItem, target: str) -> Iterator[PythonFile]:
-    base = Path(casemate.__file__).parent.parent
+    base = _real(Path(casemate.__file__).parent.parent)
     for module in item.modules:
-        start = base / module
-        if not start.exists() or ".." in Path(module).parts:
+        name, start = PurePosixPath(module), base / module
+        if name.is_absolute() or ".." in name.parts or not start.exists():
             raise UsageError(
                 "bom.python",
                 f"{item.where}: there's no module {module}",
                 field="python.modules",
-                expected=f"a file or folder below {base}",
+                expected="a file or folder beside the casemate package, or in it",
                 got=module,
             )
         for path in _walk(start, {"__pycache__"}) if start.is_dir() else (start,):
             relative = path.relative_to(base).as_posix()
             if not _excluded(relative, item):
                 yield PythonFile(
-                    path=f"{target}/{relative}", source=path, executable=False,
-                    why=f"module {module}",
+                    path=f"{target}/{relative}", source=_inside(path, base, item.where),
+                    why=f"module {module}", root=base,
                 )  # fmt: skip
 
 
+def _inside(path: Path, root: Path, where: str) -> Path:
+    """The file, links followed; they may not lead out of the folder that the bill names."""
+    real = _real(path)
+    if not real.is_relative_to(root):
+        raise UsageError(
+            "bom.outside",
+            f"{where}: {path} is a link that leads out of {root}",
+            field=str(path),
+            expected=f"a file in {root}",
+            got=str(real),
+            remedy="Install the package without links, or leave the file out by excludes.",
+        )
+    return real
+
+
 def _excluded(relative: str, item: PythonItem) -> bool:
-    return any(
-        fnmatch.fnmatchcase(relative, pattern) for pattern in (*_NOT_IN_PACKAGES, *item.excludes)
-    )
+    first = relative.partition("/")[0]
+    if first.endswith(".dist-info") and not _OF_RECORDS.fullmatch(relative):
+        return True
+    return _matches(relative, (*_NOT_IN_PACKAGES, *item.excludes))
+
+
+def _matches(relative: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(relative, pattern) for pattern in patterns)
+
+
+def _real(path: str | os.PathLike[str]) -> Path:
+    return Path(os.path.realpath(path))
 
 
 def _walk(folder: Path, skipped: set[str]) -> Iterator[Path]:
@@ -172,29 +271,54 @@ def _compiled(files: Iterator[PythonFile]) -> Iterator[PythonFile]:
     """Every file, and beside each source its bytecode, so that no start compiles anything."""
     for file in files:
         yield file
-        if file.path.endswith(".py") and isinstance(file.source, Path):
-            code = _bytecode(file.source, "/" + file.path)
+        if file.path.endswith(".py"):
+            text = file.source if isinstance(file.source, bytes) else file.source.read_bytes()
+            code = bytecode(text, "/" + file.path)
             if code is not None:
                 folder, name = file.path.rsplit("/", 1)
                 cached = f"{name[:-3]}.{sys.implementation.cache_tag}.pyc"
                 yield PythonFile(
-                    path=f"{folder}/__pycache__/{cached}", source=code, executable=False,
-                    why=file.why,
-                )  # fmt: skip
+                    path=f"{folder}/__pycache__/{cached}", source=code, why=file.why, root=file.root
+                )
 
 
-def _bytecode(source: Path, name: str) -> bytes | None:
+def bytecode(text: bytes, name: str) -> bytes | None:
     """The bytecode of a source file; the same bytes on every machine for the same source.
 
     Version 2 of marshal's format has no references, whose presence depends on chance; the
     hash-based header has no time.
+
+    Args:
+        text: the source.
+        name: its path in the new root, which tracebacks show.
+
+    Returns:
+        None for what doesn't compile, such as a template; whoever imports it sees the error.
     """
-    text = source.read_bytes()
+    if len(text) > _MAX_SOURCE or not _has_plain_codec(text):
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             code = compile(text, name, "exec", dont_inherit=True, optimize=0)
-    except (SyntaxError, ValueError, RecursionError):
-        return None  # templates and tests of other versions; whoever imports them sees the error
-    header = importlib.util.MAGIC_NUMBER + _HASH_BASED_UNCHECKED + importlib.util.source_hash(text)
-    return header + marshal.dumps(code, 2)
+        body = marshal.dumps(code, 2)
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
+        return None
+    return (
+        importlib.util.MAGIC_NUMBER
+        + _HASH_BASED_UNCHECKED
+        + importlib.util.source_hash(text)
+        + body
+    )
+
+
+def _has_plain_codec(text: bytes) -> bool:
+    """Whether the source names no codec, or one that is part of the interpreter.
+
+    A codec is code: by its name alone it would be looked for and imported here.
+    """
+    for line in _LINE_END.split(text.removeprefix(codecs.BOM_UTF8), 2)[:2]:
+        found = _COOKIE.match(line)
+        if found:
+            return found[1].decode("latin-1").lower().replace("_", "-") in _PLAIN_CODECS
+    return True

@@ -49,11 +49,11 @@ def memory_directory(needed: int, *, allow_disk: bool) -> tuple[Path, str]:
         reason = _unfit(candidate, needed)
         if reason is None:
             return Path(
-                tempfile.mkdtemp(prefix="casemate-", dir=candidate)
+                tempfile.mkdtemp(prefix="casemate-root-", dir=candidate)
             ), f"memory ({candidate})"
         seen.append(f"{candidate}: {reason}")
     if allow_disk:
-        return Path(tempfile.mkdtemp(prefix="casemate-")), "A DISK: nothing protects it there"
+        return Path(tempfile.mkdtemp(prefix="casemate-root-")), "A DISK: nothing protects it there"
     raise UsageError(
         "launcher.storage",
         f"no memory-backed storage can hold {needed >> 20} MiB of decrypted, executable files",

@@ -16,12 +16,24 @@ from types import MappingProxyType
 
 from casemate.errors import MalformedError, UsageError
 from casemate.image.bom.grammar import BillOfMaterials, CopyItem, FileItem, Target
-from casemate.image.elf import find_library, is_elf, library_folder, read_needs
+from casemate.image.elf import (
+    Library,
+    LibrarySearch,
+    SearchFolder,
+    configured_folders,
+    expand_folders,
+    is_elf,
+    loaded_part,
+    read_needs,
+)
 from casemate.image.python_tree import python_files
 from casemate.image.tree import EntryKind, TreeEntry
 
 # The new root has Debian's merged layout: these names are links into usr.
 _MERGED = ("bin", "lib", "lib64", "sbin")
+# Where this host keeps programs and libraries, and nothing private. A link may lead there, and an
+# ELF file may take libraries from there, beside the folders that the bill itself names.
+_SYSTEM_FOLDERS = ("/usr", "/opt", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
 # Folders that a server without privileges expects to write to.
 _FOR_EVERYBODY = ("tmp", "var/tmp")
 
@@ -50,13 +62,20 @@ def assemble(bill: BillOfMaterials) -> Assembly:
     """Assemble the tree of a bill.
 
     Raises:
-        UsageError: a file isn't there or isn't what its hash says; a library isn't found.
-        MalformedError: a named ELF file can't be read.
+        UsageError: a file isn't there, isn't what its hash says, or leads out of the folders that
+            the bill names; a library isn't found.
+        MalformedError: a named ELF file can't be read; a path leads out of the new root.
+
+    Source: specs/bill-of-materials.md, "Assembly".
     """
     builder = _Builder(bill.excludes)
     for python in bill.pythons:
         for file in python_files(python):
-            builder.add_file(file.path, file.source, why=file.why, executable=file.executable)
+            builder.sources.add(file.root)
+            builder.add_file(
+                file.path, file.source, why=file.why, executable=file.executable,
+                strip=file.interpreters_own,
+            )  # fmt: skip
     for target in bill.targets:
         _add_target(builder, target)
     for write in bill.writes:
@@ -89,38 +108,73 @@ def _add_folder(builder: _Builder, base: str, copy: CopyItem, folder: str) -> No
     start = Path(copy.source) / folder if copy.source else Path(folder)
     if not start.is_dir():
         raise _missing(copy.where, str(start), "a folder")
+    builder.sources.add(_real(copy.source or start))
+    _check_inside(start, copy, copy.where)
+    why = f"{copy.where}: dirs {folder}"
     target = base if folder.endswith("/") else _join(base, start.name)
-    for where, folders, files in os.walk(start):
-        folders.sort()
-        here = _join(target, os.path.relpath(where, start))
-        builder.add_folder(here, why=f"{copy.where}: dirs {folder}")
-        for name in sorted(files) + [n for n in folders if (Path(where) / n).is_symlink()]:
-            path = Path(where) / name
-            relative = os.path.relpath(path, start)
-            if builder.excluded(relative):
-                continue
-            builder.add_host(
-                _join(here, name), path, why=f"{copy.where}: dirs {folder}", strict=False
-            )
+    for where, folders, files in os.walk(start, onerror=_unreadable):
+        prefix = os.path.relpath(where, start)
+        kept = [n for n in sorted(folders) if not builder.excluded(_join(prefix, n))]
+        folders[:] = [name for name in kept if not (Path(where) / name).is_symlink()]
+        here = _join(target, prefix)
+        builder.add_folder(here, why=why)
+        links = [name for name in kept if name not in folders]
+        for name in sorted(files) + links:
+            if not builder.excluded(_join(prefix, name)):
+                builder.add_host(_join(here, name), Path(where) / name, why=why)
 
 
 def _add_named_file(builder: _Builder, base: str, copy: CopyItem, file: FileItem) -> None:
     pattern = str(Path(copy.source) / file.name) if copy.source else file.name
     paths = [Path(pattern)]
-    if glob.has_magic(pattern):
+    if glob.has_magic(pattern) and not paths[0].exists():
         paths = [Path(found) for found in sorted(glob.glob(pattern))]  # noqa: PTH207  absolute too
+    if not paths or (file.rename and len(paths) > 1):
+        expected = "one file, as it is renamed" if paths else "at least one file that matches"
+        raise _missing(file.where, pattern, expected, got=f"{len(paths)} files")
     for path in paths:
-        if not path.exists():
-            raise _missing(file.where, str(path), "a file")
+        if not path.is_file():
+            raise _missing(file.where, str(path), "a regular file")
+        builder.sources.add(_real(copy.source or path.parent))
+        _check_inside(path, copy, file.where)
         if file.sha256:
             _check_hash(path, file)
-        name = file.rename or path.name
-        builder.add_host(
-            _join(base, name), path, why=f"{file.where}: files", strict=True,
-            autodep=file.autodep, follow=True,
+        builder.add_file(
+            _join(base, file.rename or path.name), path, why=f"{file.where}: files",
+            executable=_is_program(path), strict=True, autodep=file.autodep,
         )  # fmt: skip
-    if not paths:
-        raise _missing(file.where, pattern, "at least one file that matches")
+
+
+def _check_inside(path: Path, copy: CopyItem, where: str) -> None:
+    """A link in the folder of a supplier must not bring in a file of this host's owner.
+
+    Without ``from`` it's the bill itself that says where the file is.
+    """
+    allowed = [_real(copy.source), *map(_real, _SYSTEM_FOLDERS)]
+    real = _real(path)
+    if copy.source and not any(real.is_relative_to(folder) for folder in allowed):
+        raise UsageError(
+            "bom.outside",
+            f"{where}: {path} leads out of {copy.source}",
+            field=str(path),
+            expected=f"something in {copy.source}, or in this host's own {_SYSTEM_FOLDERS[0]}",
+            got=str(real),
+            remedy="If it is meant, name that file in the bill by its own path.",
+        )
+
+
+def _is_program(path: Path) -> bool:
+    return bool(path.stat().st_mode & 0o111)
+
+
+def _unreadable(error: OSError) -> None:
+    raise UsageError(
+        "bom.missing",
+        f"{error.filename} can't be read",
+        field=str(error.filename),
+        expected="a folder that can be listed",
+        got=str(error),
+    ) from error
 
 
 def _check_hash(path: Path, file: FileItem) -> None:
@@ -145,13 +199,29 @@ def _add_users(builder: _Builder, users: tuple[tuple[str, int, int], ...]) -> No
     builder.add_file("etc/group", group.encode(), why="users")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Elf:
+    """An ELF file of the tree whose libraries are still to be found.
+
+    Args:
+        source: on this host.
+        strict: whether it is an error if one is missing.
+        inherited: RPATH of what loads it, which holds for it too.
+    """
+
+    source: Path
+    strict: bool
+    inherited: tuple[SearchFolder, ...] = ()
+
+
 @dataclass(slots=True)
 class _Builder:
     excludes: tuple[str, ...]
+    sources: set[Path] = field(default_factory=set)
     entries: dict[str, TreeEntry] = field(default_factory=dict)
     why: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    _elves: dict[str, tuple[Path, bool]] = field(default_factory=dict)
+    _elves: dict[str, _Elf] = field(default_factory=dict)
 
     def excluded(self, relative: str) -> bool:
         return any(
@@ -180,96 +250,88 @@ class _Builder:
         executable: bool = False,
         strict: bool = False,
         autodep: bool = True,
+        strip: bool = False,
+        inherited: tuple[SearchFolder, ...] = (),
     ) -> None:
         path = _merged(path)
+        elf = source if isinstance(source, Path) and is_elf(source) else None
+        if elf is not None and strip:
+            source = loaded_part(elf)
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         if mode is None:
             mode = 0o755 if executable else 0o644
         self._put(
             TreeEntry(path=path, kind=EntryKind.FILE, mode=mode, size=size, source=source), why
         )
-        if autodep and isinstance(source, Path) and size > 64 and is_elf(source):
-            self._elves[path] = source, strict or executable
+        if autodep and elf is not None:
+            self._elves[path] = _Elf(source=elf, strict=strict or executable, inherited=inherited)
 
-    def add_host(
-        self,
-        path: str,
-        source: Path,
-        *,
-        why: str,
-        strict: bool,
-        autodep: bool = True,
-        follow: bool = False,
-    ) -> None:
-        """Add a file of the host as it is; a link stays one inside a folder that is copied."""
-        if source.is_symlink() and not follow:
+    def add_host(self, path: str, source: Path, *, why: str) -> None:
+        """Add what lies in a folder that is copied, as it is: a link stays one."""
+        if source.is_symlink():
             self.add_link(path, str(source.readlink()), why=why)
         elif source.is_file():
-            executable = bool(source.stat().st_mode & 0o111)
-            self.add_file(
-                path, source, why=why, executable=executable, strict=strict, autodep=autodep
-            )
-        elif follow:
-            raise _missing(why, str(source), "a regular file")
+            self.add_file(path, source, why=why, executable=_is_program(source))
+        else:
+            self.warnings.append(f"{source} is left out: neither a file nor a folder nor a link")
 
     def add_libraries(self) -> None:
         """Bring along what every ELF file needs, until nothing new is needed."""
-        queue = sorted(self._elves)
-        seen: set[str] = set()
+        system = {_real(folder) for folder in (*_SYSTEM_FOLDERS, *configured_folders())}
+        search = LibrarySearch(
+            within=tuple(sorted(self.sources | system)), configured=configured_folders()
+        )
+        queue = sorted(self._elves, reverse=True)
         while queue:
             path = queue.pop()
-            if path in seen:
-                continue
-            seen.add(path)
-            source, strict = self._elves[path]
-            for added in self._libraries_of(path, source, strict=strict):
-                if added not in seen:
-                    queue.append(added)
+            for added in self._add_libraries_of(path, self._elves[path], search):
+                queue.append(added)
 
-    def _libraries_of(self, path: str, source: Path, *, strict: bool) -> Iterator[str]:
+    def _add_libraries_of(self, path: str, elf: _Elf, search: LibrarySearch) -> Iterator[str]:
         try:
-            needs = read_needs(source)
+            needs = read_needs(elf.source)
         except MalformedError as error:
-            if strict:
+            if elf.strict:
                 raise
             self.warnings.append(str(error))
             return
         if needs.interpreter:
-            loader = Path(needs.interpreter)
-            if loader.is_file():
-                self.add_file(
-                    needs.interpreter.lstrip("/"), Path(os.path.realpath(loader)),
-                    why=f"loader of {path}", executable=True, autodep=False,
-                )  # fmt: skip
-        origin = Path(os.path.realpath(source)).parent
+            self._add_loader(path, search.loader(needs), needs.interpreter, strict=elf.strict)
+        origin, target = _real(elf.source).parent, path.rpartition("/")[0]
+        own = expand_folders(needs.rpath, origin=origin, target=target)
+        if needs.runpath is None:
+            folders = (*own, *elf.inherited)
+        else:
+            folders = expand_folders(needs.runpath, origin=origin, target=target)
         for name in needs.needed:
-            library = find_library(name, needs=needs, origin=origin)
+            library = search.find(name, needs=needs, folders=folders)
             if library is None:
-                self._missing_library(name, path, strict=strict)
+                self._missing_library(name, path, strict=elf.strict)
                 continue
-            if library.relative:
-                target = os.path.normpath(f"{path.rsplit('/', 1)[0]}/{library.relative}")
-            else:
-                target = f"{library_folder(needs.machine)}/{name}"
-            target = _merged(target)
-            if target not in self.entries:
-                real = Path(os.path.realpath(library.host))
-                self.add_file(target, real, why=f"library of {path}", strict=strict)
-                yield target
+            place = _merged(library.target)
+            if place not in self.entries:
+                self.add_file(
+                    place, library.host, why=f"library of {path}", strict=elf.strict,
+                    strip=name.startswith("libpython"), inherited=(*own, *elf.inherited),
+                )  # fmt: skip
+                yield place
+
+    def _add_loader(self, path: str, loader: Library | None, name: str, *, strict: bool) -> None:
+        if loader is not None:
+            self.add_file(
+                loader.target, loader.host, why=f"loader of {path}", executable=True, autodep=False
+            )
+        elif strict:
+            raise _no_library(path, name, "a loader of this host's own")
+        else:
+            self.warnings.append(f"{path} names a loader that isn't this host's own: {name}")
 
     def _missing_library(self, name: str, path: str, *, strict: bool) -> None:
         if any(entry.rsplit("/", 1)[-1] == name for entry in self.entries):
             return  # loaded by somebody else's hand, as bundled libraries are
         if strict:
-            raise UsageError(
-                "bom.library",
-                f"{path} needs {name}, which this host doesn't have",
-                field=path,
-                expected=f"{name} in a folder that the loader searches",
-                got="nothing",
-                remedy="Install the package that has it, or say autodep: false.",
-            )
-        self.warnings.append(f"{path} needs {name}, which this host doesn't have")
+            raise _no_library(path, name, "a library where the loader searches")
+        self.warnings.append(f"{path} needs {name}, which isn't where its libraries may be from")
 
     def finish(self) -> Assembly:
         for name in _MERGED:
@@ -292,8 +354,7 @@ class _Builder:
     def _put(self, entry: TreeEntry, why: str) -> None:
         # Later entries win; a folder never takes the place of its own content.
         self.entries[entry.path], self.why[entry.path] = entry, why
-        if entry.kind is not EntryKind.FILE:
-            self._elves.pop(entry.path, None)
+        self._elves.pop(entry.path, None)
 
 
 def _relative(path: str) -> str:
@@ -301,15 +362,15 @@ def _relative(path: str) -> str:
 
 
 def _join(base: str, name: str) -> str:
-    joined = os.path.normpath(f"{base}/{name}").strip("/")
-    if joined.startswith("..") or "\0" in name:
+    if ".." in name.split("/") or "\0" in name:
         raise MalformedError(
             "bom.malformed",
-            f"the path {name!r} leads out of the new root",
+            f"the path {name!r} leads out of the new root, or may do so",
             field="path",
-            expected="a path within",
+            expected="a path without '..'",
             got=name,
         )
+    joined = os.path.normpath(f"{base}/{name}").strip("/")
     return "" if joined == "." else joined
 
 
@@ -318,12 +379,28 @@ def _merged(path: str) -> str:
     return f"usr/{path}" if first in _MERGED and rest else path
 
 
-def _missing(where: str, path: str, expected: str) -> UsageError:
+def _real(path: str | Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _no_library(path: str, name: str, expected: str) -> UsageError:
+    return UsageError(
+        "bom.library",
+        f"{path} needs {name}, which isn't where its libraries may be from",
+        field=path,
+        expected=f"{name}: {expected}, in {', '.join(_SYSTEM_FOLDERS)} or a folder of the bill",
+        got="nothing",
+        remedy="Install the package that has it, name its folder as 'from' of a copy, or say "
+        "autodep: false.",
+    )
+
+
+def _missing(where: str, path: str, expected: str, *, got: str = "nothing") -> UsageError:
     return UsageError(
         "bom.missing",
         f"{where}: {path} isn't there",
         field=path,
         expected=expected,
-        got="nothing",
+        got=got,
         remedy="Install it, or correct the bill.",
     )

@@ -17,6 +17,9 @@ from casemate.errors import MalformedError, UsageError
 
 _MAX_FILE = 4 * 1024 * 1024
 _MAX_DEPTH = 16
+_MAX_FILES = 256
+_MAX_ID = (1 << 32) - 2  # the last number means "nobody in particular"
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -68,14 +71,17 @@ class PythonItem:
         interpreter: path of the interpreter, or ``auto`` for the one that runs this.
         stdlib: ``minimal`` (without tests, Tk, editors) or ``full``.
         distributions: installed distributions to take along, by name.
-        modules: files and folders of packages on this interpreter's path, taken as they are.
-        excludes: glob patterns of paths, below the packages' folder, that stay out.
+        packages: the folder where distributions are installed; empty for this environment.
+        modules: files and folders beside the casemate package, or in it.
+        excludes: glob patterns of paths, below the packages' folder or the standard library's,
+            that stay out.
         where: file and line.
     """
 
     interpreter: str
     stdlib: str
     distributions: tuple[str, ...]
+    packages: str
     modules: tuple[str, ...]
     excludes: tuple[str, ...]
     where: str
@@ -125,7 +131,7 @@ def load_bom(
         UsageError: a file can't be read or found, a variable isn't set, a cycle of includes.
         MalformedError: the YAML isn't a bill; with file and line.
     """
-    return _load(path, include_dirs, environment, ())
+    return _load(path, include_dirs, environment, (), set())
 
 
 def _load(
@@ -133,15 +139,20 @@ def _load(
     include_dirs: tuple[Path, ...],
     environment: Mapping[str, str],
     above: tuple[Path, ...],
+    loaded: set[Path],
 ) -> BillOfMaterials:
-    if path.resolve() in above or len(above) >= _MAX_DEPTH:
+    real = path.resolve()
+    if real in above or len(above) >= _MAX_DEPTH or len(loaded) >= _MAX_FILES:
         raise UsageError(
             "bom.include",
-            f"the bill {path} includes itself, or includes go too deep",
+            f"the bill {path} includes itself, or there are too many includes",
             field="includes",
-            expected=f"at most {_MAX_DEPTH} files deep, no cycle",
+            expected=f"at most {_MAX_DEPTH} files deep, {_MAX_FILES} in all, no cycle",
             got=" > ".join(str(file) for file in (*above, path)),
         )
+    if real in loaded:  # by another bill: what it asks for is there already
+        return BillOfMaterials()
+    loaded.add(real)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -152,7 +163,7 @@ def _load(
     included = BillOfMaterials()
     for name, where in top.located_texts("includes"):
         file = _find(name, (path.parent, *include_dirs), where)
-        included += _load(file, include_dirs, environment, (*above, path.resolve()))
+        included += _load(file, include_dirs, environment, (*above, real), loaded)
     return included + parse_bom(top)
 
 
@@ -172,10 +183,7 @@ def parse_bom(top: _Reader) -> BillOfMaterials:
     bill = BillOfMaterials(
         excludes=top.texts("excludes"),
         targets=tuple(_target(item) for item in top.items("targets")),
-        users=tuple(
-            (item.text("name"), item.number("uid"), item.number("gid"))
-            for item in top.items("users")
-        ),
+        users=tuple(_user(item) for item in top.items("users")),
         writes=tuple(_write(item) for item in top.items("write")),
     )
     python = top.optional("python")
@@ -186,7 +194,7 @@ def parse_bom(top: _Reader) -> BillOfMaterials:
 
 
 def _target(item: _Reader) -> Target:
-    links = tuple((link.text("src"), link.text("linkname")) for link in item.items("createlinks"))
+    links = tuple(_link(link) for link in item.items("createlinks"))
     target = Target(
         path=item.text("target"),
         mkdirs=item.texts("mkdirs"),
@@ -196,6 +204,22 @@ def _target(item: _Reader) -> Target:
     )
     item.finish()
     return target
+
+
+def _link(item: _Reader) -> tuple[str, str]:
+    link = item.text("src"), item.text("linkname")
+    item.finish()
+    return link
+
+
+def _user(item: _Reader) -> tuple[str, int, int]:
+    name, uid, gid = item.text("name"), item.number("uid"), item.number("gid")
+    if not _USER.fullmatch(name):
+        raise _wrong(item.where, "name", "a user name of lower-case letters and digits", name)
+    if uid > _MAX_ID or gid > _MAX_ID:
+        raise _wrong(item.where, "uid", f"numbers up to {_MAX_ID}", f"{uid}, {gid}")
+    item.finish()
+    return name, uid, gid
 
 
 def _copy(item: _Reader) -> CopyItem:
@@ -233,6 +257,7 @@ def _python(item: _Reader) -> PythonItem:
         interpreter=item.text("interpreter", "auto"),
         stdlib=stdlib,
         distributions=item.texts("distributions"),
+        packages=item.text("packages", ""),
         modules=item.texts("modules"),
         excludes=item.texts("excludes"),
         where=item.where,
@@ -261,8 +286,17 @@ def _find(name: str, folders: tuple[Path, ...], where: str) -> Path:
         f"{where}: the included file {name} is nowhere to be found",
         field="includes",
         expected=" or ".join(str(folder / name) for folder in folders),
-        remedy="Name its folder with --include-dir.",
+        remedy="Put it into the folder of the bill that includes it.",
     )
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    """YAML without references to itself, by which a small file can stand for a vast one."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias, which bills do without")
+        return super().compose_node(parent, index)
 
 
 def _compose(data: bytes, path: Path) -> yaml.Node:
@@ -270,8 +304,8 @@ def _compose(data: bytes, path: Path) -> yaml.Node:
         raise _wrong(str(path), "size", f"at most {_MAX_FILE} bytes", f"{len(data)} bytes")
     try:
         # Nodes, not objects: they know their lines, and no tag makes anything of them.
-        node = yaml.compose(data.decode("utf-8"), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        node = yaml.compose(data.decode("utf-8"), Loader=_WithoutAliases)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise _wrong(str(path), "YAML", "YAML in UTF-8", " ".join(str(error).split())) from error
     if node is None:
         raise _wrong(str(path), "YAML", "a map", "an empty document")
@@ -295,13 +329,15 @@ class _Reader:
         self._fields = {}
         for key, value in self.node.value:
             if not isinstance(key, yaml.ScalarNode) or key.value in self._fields:
-                raise _wrong(self._line(key), "key", "keys that differ", str(key.value)[:80])
+                raise _wrong(self._line(key), "key", "keys that differ", ascii(key.value)[:80])
             self._fields[key.value] = value
 
     def _line(self, node: yaml.Node) -> str:
         return f"{self.file}:{node.start_mark.line + 1}"
 
     def expand(self, text: str, where: str) -> str:
+        _check_text(text, where)
+
         def value(match: re.Match[str]) -> str:
             name = match[1] or match[2]
             if name not in self.environment:
@@ -315,7 +351,9 @@ class _Reader:
                 )
             return self.environment[name]
 
-        return _VARIABLE.sub(value, text)
+        expanded = _VARIABLE.sub(value, text)
+        _check_text(expanded, where)
+        return expanded
 
     def text(self, name: str, default: str | None = None) -> str:
         node = self._fields.pop(name, None)
@@ -324,6 +362,7 @@ class _Reader:
         if not isinstance(node, yaml.ScalarNode):
             raise _wrong(self.where, name, "text", "nothing" if node is None else _kind(node))
         if name == "content":  # is text for somebody else: its dollars are not ours
+            _check_text(node.value, self._line(node))
             return str(node.value)
         return self.expand(str(node.value), self._line(node))
 
@@ -368,7 +407,17 @@ class _Reader:
     def finish(self) -> None:
         if self._fields:
             name, node = next(iter(self._fields.items()))
+            name = ascii(name)[1:-1][:80]
             raise _wrong(self._line(node), name, "a key that the grammar knows", name)
+
+
+def _check_text(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _wrong(where, "text", "text that UTF-8 can express", ascii(text)) from error
+    if "\0" in text:
+        raise _wrong(where, "text", "text without NUL", ascii(text))
 
 
 def _kind(node: yaml.Node) -> str:

@@ -1,0 +1,238 @@
+"""Trees from bills of materials."""
+
+import hashlib
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support.elf_files import elf
+
+from casemate.errors import MalformedError, UsageError
+from casemate.image.bom import assemble
+from casemate.image.bom.grammar import parse_bom_text
+from casemate.image.elf import is_elf
+from casemate.image.tree import EntryKind, normalised
+from casemate.project.sources import read_source
+
+
+@pytest.fixture
+def supply(tmp_path):
+    """Puts files into the folder that bills take from."""
+
+    def put(**files):
+        for name, content in files.items():
+            path = tmp_path / "in" / name.replace("__", "/").replace("_so", ".so")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return tmp_path / "in"
+
+    return put
+
+
+def assembled(text, **environment):
+    assembly = assemble(parse_bom_text(text.encode(), "bill.yaml", environment))
+    normalised(assembly.entries)  # fits into an image
+    return assembly
+
+
+def tree(assembly):
+    return {entry.path: entry for entry in assembly.entries}
+
+
+def refused(text, code, kind=UsageError):
+    with pytest.raises(kind) as caught:
+        assembled(text)
+    assert caught.value.code == code
+    return caught.value
+
+
+def copy(source, *items, target="/srv"):
+    return f"targets: [{{target: {target}, copy: [{{from: {source}, {', '.join(items)}}}]}}]\n"
+
+
+def test_files_folders_and_links_land_where_the_bill_says(supply):
+    here = supply(data__a=b"A", data__deep__b=b"B", tool=b"#!/bin/sh\n")
+    (here / "tool").chmod(0o700)
+    (here / "data/link").symlink_to("/etc/passwd")
+    assembly = assembled(
+        "targets:\n"
+        "  - target: /srv\n"
+        "    mkdirs: [var/log, /tmp]\n"
+        "    createlinks: [{src: ../x, linkname: l}]\n"
+        f"    copy: [{{from: {here}, dirs: [data], files: [{{name: tool, rename: run}}]}}]\n"
+        f"  - {{target: /flat, copy: [{{from: {here}, dirs: [data/]}}]}}\n"
+        "  - {target: /, mkdirs: [tmp]}\n"
+    )
+    entries = tree(assembly)
+    assert {path for path, entry in entries.items() if entry.kind is EntryKind.FILE} == {
+        "srv/data/a", "srv/data/deep/b", "srv/run", "flat/a", "flat/deep/b",
+    }  # fmt: skip
+    assert entries["srv/run"].mode == 0o755
+    assert entries["srv/data/a"].mode == 0o644
+    assert entries["srv/data/link"].target == "/etc/passwd"
+    assert entries["srv/l"].target == "../x"
+    assert entries["srv/var/log"].kind is EntryKind.DIRECTORY
+    assert entries["tmp"].mode == 0o1777
+    assert assembly.size == len(b"ABAB#!/bin/sh\n")
+    assert "bill.yaml:5" in assembly.why["srv/run"]
+
+
+def test_everything_belongs_to_root_and_has_no_time(supply):
+    entries = assembled(copy(supply(a=b""), "files: [a]")).entries
+    assert {(entry.uid, entry.gid, entry.mtime) for entry in entries} == {(0, 0, 0)}
+
+
+def test_excludes_leave_out_files_and_whole_folders(supply):
+    here = supply(d__keep=b"", d__x_tmp=b"", d__cache__a=b"", d__sub__cache__b=b"", d__sub__c=b"")
+    entries = tree(assembled("excludes: ['*_tmp', cache]\n" + copy(here, "dirs: [d/]")))
+    assert set(entries) == {"srv", "srv/keep", "srv/sub", "srv/sub/c"}
+
+
+def test_a_pattern_takes_what_matches_in_order_and_something_must(supply):
+    here = supply(a1=b"1", a2=b"2", b=b"")
+    assert set(tree(assembled(copy(here, "files: ['a*']")))) == {"srv", "srv/a1", "srv/a2"}
+    refused(copy(here, "files: ['c*']"), "bom.missing")
+    refused(copy(here, "files: [{name: 'a*', rename: x}]"), "bom.missing")
+
+
+@pytest.mark.parametrize("what", ["files: [absent]", "dirs: [absent]", "dirs: [a]", "files: [d]"])
+def test_what_is_missing_or_something_else_is_named(supply, what):
+    assert "bill.yaml:1" in refused(copy(supply(a=b"", d__x=b""), what), "bom.missing").message
+
+
+def test_a_file_with_a_hash_must_have_it(supply):
+    here, right = supply(a=b"content"), hashlib.sha256(b"content").hexdigest()
+    assembled(copy(here, f"files: [{{name: a, hash: {right}}}]"))
+    error = refused(copy(here, f"files: [{{name: a, hash: {'0' * 64}}}]"), "bom.hash")
+    assert error.expected == "0" * 64
+    assert error.got == right
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "write: [{path: /../x, content: ''}]",
+        "write: [{path: a/../../x, content: ''}]",
+        "targets: [{target: ../x, mkdirs: [a]}]",
+        "targets: [{target: /, mkdirs: [../a]}]",
+        "targets: [{target: /, createlinks: [{src: a, linkname: ../b}]}]",
+        "targets: [{target: /, copy: [{files: [{name: /etc/hostname, rename: ../b}]}]}]",
+    ],
+)
+def test_no_path_of_a_bill_leads_out_of_the_new_root(text):
+    refused(text, "bom.malformed", MalformedError)
+
+
+def test_users_and_written_files():
+    entries = tree(
+        assembled(
+            "users: [{name: server, uid: 7, gid: 8}]\n"
+            "write: [{path: /etc/motto, content: \"a\\n\", mode: '0600'}]"
+        )
+    )
+    assert entries["etc/passwd"].source == (
+        b"root:x:0:0::/:/nonexistent\nserver:x:7:8::/:/nonexistent\n"
+    )
+    assert entries["etc/group"].source == b"root:x:0:\nserver:x:8:\n"
+    assert (entries["etc/motto"].source, entries["etc/motto"].mode) == (b"a\n", 0o600)
+
+
+def test_later_entries_win(supply):
+    here = supply(a=elf(needed=["absent.so"]))
+    text = "write: [{path: /srv/a, content: new}]\n" + copy(here, "files: [a]")
+    assert tree(assembled(text))["srv/a"].source == b"new"
+
+
+def test_programs_bring_their_libraries_and_loader():
+    entries = tree(assembled(copy("/bin", "files: [sh]", target="/bin")))
+    assert "usr/bin/sh" in entries
+    assert entries["bin"].target == "usr/bin"
+    assert any(re.fullmatch(r"usr/lib/.*/libc\.so\.6|usr/lib64/libc\.so\.6", p) for p in entries)
+    assert any("/ld-" in path for path in entries)
+    alone = tree(assembled(copy("/bin", "files: [{name: sh, autodep: false}]", target="/x")))
+    assert set(alone) == {"x", "x/sh"}
+
+
+def test_libraries_of_a_supplier_keep_their_place_beside_the_program(supply):
+    here = supply(
+        bin__tool=elf(needed=["liba.so"], runpath="$ORIGIN/../lib"),
+        lib__liba_so=elf(needed=["libb.so"], runpath="$ORIGIN"),
+        lib__libb_so=elf(),
+        lib__unused_so=elf(),
+    )
+    entries = tree(assembled(copy(here, "files: [{name: bin/tool}]", target="/opt/t/bin")))
+    assert {path for path in entries if ".so" in path} == {
+        "opt/t/lib/liba.so", "opt/t/lib/libb.so"
+    }  # fmt: skip
+
+
+def test_an_rpath_holds_for_libraries_of_libraries_and_a_runpath_does_not(supply):
+    here = supply(
+        tool=elf(needed=["liba.so"], rpath="$ORIGIN/lib"),
+        lib__liba_so=elf(needed=["libb.so"]),
+        lib__libb_so=elf(),
+    )
+    assert "srv/lib/libb.so" in tree(assembled(copy(here, "files: [tool]")))
+    supply(tool=elf(needed=["liba.so"], runpath="$ORIGIN/lib"))
+    assert "libb.so" in refused(copy(here, "files: [tool]"), "bom.library").message
+
+
+def test_a_missing_library_is_an_error_for_a_named_file_and_a_warning_in_a_folder(supply):
+    here = supply(d__plugin_so=elf(needed=["absent.so"]))
+    refused(copy(here, "files: [d/plugin.so]"), "bom.library")
+    (warning,) = assembled(copy(here, "dirs: [d]")).warnings
+    assert "srv/d/plugin.so needs absent.so" in warning
+    assembled(copy(here, "files: [{name: d/plugin.so, autodep: false}]"))
+
+
+def test_a_broken_elf_file_is_an_error_for_a_named_file_and_a_warning_in_a_folder(supply):
+    here = supply(d__broken=b"\x7fELF")
+    refused(copy(here, "files: [d/broken]"), "image.elf", MalformedError)
+    assert assembled(copy(here, "dirs: [d]")).warnings
+
+
+def test_pipes_are_left_out_and_said_to_be(supply):
+    here = supply(d__a=b"")
+    os.mkfifo(here / "d/pipe")
+    assembly = assembled(copy(here, "dirs: [d/]"))
+    assert set(tree(assembly)) == {"srv", "srv/a"}
+    assert "pipe" in assembly.warnings[0]
+
+
+@pytest.fixture(scope="module")
+def model_server():
+    pytest.importorskip("onnxruntime")
+    return read_source("bom:model-server")
+
+
+def test_the_model_servers_root_is_whole_and_small(model_server):
+    paths = {entry.path for entry in normalised(model_server.entries)}
+    assert model_server.warnings == ()
+    assert {"usr/bin/python3", "etc/passwd", "etc/hosts", "models", "tmp"} <= paths
+    assert any(path.endswith("casemate/serving/server.py") for path in paths)
+    assert not any("/casemate/launcher" in path or "/casemate/cli" in path for path in paths)
+    assert model_server.size < 160 * 2**20
+
+
+def test_the_model_servers_root_says_nothing_of_this_machine(model_server):
+    """Compiled code is left aside: a self-built interpreter has its prefix within itself."""
+    ours = {sys.prefix, sys.base_prefix, str(Path.cwd())}
+    told = [place.encode() for place in ours - {"/usr", "/"}]
+    forbidden = re.compile(
+        r"(^|/)(direct_url\.json|RECORD|INSTALLER|REQUESTED|pyvenv\.cfg|[^/]*\.pth|Makefile"
+        r"|sitecustomize\.py|usercustomize\.py)$"
+    )
+    for entry in model_server.entries:
+        assert not forbidden.search(entry.path)
+        if entry.kind is not EntryKind.FILE:
+            continue
+        if isinstance(entry.source, Path):
+            if is_elf(entry.source):
+                continue
+            content = entry.source.read_bytes()
+        else:
+            content = entry.source
+        if content[:4] != b"\x7fELF":
+            assert not [place for place in told if place in content], entry.path
