@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -117,7 +117,7 @@ def _key(name: str, content: bytes) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _jwk(name: str, value: dict[str, object]) -> bytes:
+def _jwk(name: str, value: Mapping[str, object]) -> bytes:
     """A public key on a NIST curve. Source: RFC 7518, section 6.2.1."""
     curve, x, y = (value.get(field) for field in ("crv", "x", "y"))
     if value.get("kty") != "EC" or curve not in _CURVES or "d" in value:
