@@ -12,6 +12,7 @@ import re
 import warnings
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
@@ -48,8 +49,14 @@ def load_certificate(der: bytes, *, what: str) -> x509.Certificate:
             # AMD's chip certificates have the serial number 0, against RFC 5280.
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)
             certificate = x509.load_der_x509_certificate(der)
-            _ = certificate.extensions, certificate.serial_number
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+            # The library reads these only when they are asked for, and fails only then.
+            _ = certificate.subject, certificate.issuer, certificate.extensions
+            _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+            _ = certificate.serial_number, certificate.signature_algorithm_oid
+            _ = certificate.signature_hash_algorithm, certificate.public_key()
+    except (
+        ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
+    ) as error:  # fmt: skip
         raise _malformed(what, "certificate", str(error)) from error
     if certificate.public_bytes(Encoding.DER) != der:
         raise _malformed(what, "certificate", "bytes that are not the certificate's")
@@ -66,8 +73,9 @@ def load_revocation_lists(data: bytes, *, what: str) -> tuple[x509.CertificateRe
     for der in _blocks(data, "X509 CRL", what):
         try:
             parsed = x509.load_der_x509_crl(der)
-            _ = parsed.extensions
-        except (ValueError, x509.DuplicateExtension) as error:
+            _ = parsed.extensions, parsed.issuer, parsed.signature_hash_algorithm
+            _ = parsed.last_update_utc, parsed.next_update_utc
+        except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
             raise _malformed(what, "revocation-list", str(error)) from error
         lists.append(parsed)
     return tuple(lists)
