@@ -1,7 +1,24 @@
 """The server's end: joins attested connections to an inner server, and ends in order."""
 
-from tests.support.attested import launcher_tee, running_broker
-from tests.support.malicious_peer import ACCEPTED, attacking
+import socket
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tests.support.attested import (
+    BROKER_KEY,
+    SECRETS,
+    fetched,
+    launcher_tee,
+    running_broker,
+    wait_until,
+)
+from tests.support.malicious_peer import ACCEPTED, MaliciousPeer, attacking, connected
+
+from casemate.errors import UsageError
 
 
 def test_a_server_that_stops_with_connections_open_ends_them_without_a_traceback(
@@ -31,3 +48,55 @@ def test_a_refusal_is_in_the_trail_when_the_peer_hears_of_it(tmp_path):
         frame = peer.read_frame()
         (refused,) = broker.lines("refused")
         assert refused["correlation_id"].encode() in frame[1]
+
+
+def test_a_port_that_is_taken_is_a_wrong_configuration(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr("tests.support.attested.pick_port", lambda _: port)
+        with pytest.raises(UsageError) as caught, running_broker(tmp_path):
+            pass
+    assert caught.value.code == "channel.listen"
+    assert str(port) in caught.value.message
+
+
+def test_launchers_that_come_at_once_each_get_their_own(tmp_path):
+    with running_broker(tmp_path) as broker, ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda _: fetched(broker.contract), range(24)))
+        wait_until(lambda: len(broker.lines("closed")) == 24)
+        opened = {line["correlation_id"] for line in broker.lines("opened")}
+    assert got == [SECRETS] * 24
+    assert len(opened) == 24
+    assert {line["correlation_id"] for line in broker.lines("released")} == opened
+
+
+def test_a_launcher_is_served_while_another_ones_evidence_takes_its_time(tmp_path):
+    """Evidence is judged off the event loop: who is slow to judge holds up nobody else."""
+    slow = threading.Event()
+
+    class SlowOnce:
+        def attest(self, report_data):
+            if not slow.is_set():
+                slow.set()
+                time.sleep(1.0)
+            return BROKER_KEY.attest(report_data)
+
+    with running_broker(tmp_path, attester=SlowOnce()) as broker, connected(broker.port) as network:
+        waiting = MaliciousPeer(network).handshake()
+        assert slow.wait(5)
+        began = time.monotonic()
+        assert fetched(broker.contract) == SECRETS
+        assert time.monotonic() - began < 0.9
+        assert waiting.read_frame()
+
+
+def test_the_sockets_of_connections_that_ended_are_gone(tmp_path, monkeypatch):
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as place:
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        with running_broker(tmp_path) as broker:
+            for _ in range(3):
+                fetched(broker.contract)
+            wait_until(lambda: len(broker.lines("closed")) == 3)
+            (folder,) = Path(place).glob("casemate-*")
+            assert [path.name for path in folder.iterdir()] == ["key-broker"]
+        wait_until(lambda: not folder.exists())

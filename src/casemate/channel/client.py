@@ -173,6 +173,7 @@ def _pump(
     """Carry bytes between the one local connection and the channel, until either ends."""
     with contextlib.suppress(OSError, CasemateError):
         local, _ = listener.accept()
+        listener.close()  # one connection: another would wait for an answer that never comes
         with local:
             _require_own_process(local)
             local.sendall(early)

@@ -52,6 +52,7 @@ def run_keeper(
         signal.signal(signal.SIGTERM, gone)
         signal.signal(GIVE_UP, gone)
         linux.die_with_parent(signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         os.setsid()  # Ctrl-C reaches the launcher, which forwards it once
         status = _keep(control, contract, environment, options, launcher)
         send_message(control, {"kind": "exit", "status": status})

@@ -44,11 +44,14 @@ def run_launch(options: LaunchOptions, status: Status) -> int:
     environment = workload_environment(contract, options.environment)
     linux.adopt_orphans()  # if the keeper is killed, what it kept becomes ours to end
     # The keeper comes before any thread, socket or key: a fork copies what there is.
+    # A request to stop waits until whoever gets it knows of the other.
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     keeper, control = _fork_keeper(contract, environment, options)
-    linux.forbid_dumps()
     plain = _PlainFiles()
     with control:
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+            linux.forbid_dumps()
             _fetch_and_hand_over(contract, options, status, control)
             return _attend(control, keeper, status, plain)
         finally:

@@ -136,17 +136,17 @@ def _add_named_file(builder: _Builder, base: str, copy: CopyItem, file: FileItem
         if not path.is_file():
             raise _missing(file.where, str(path), "a regular file")
         builder.sources.add(_real(copy.source or path.parent))
-        _check_inside(path, copy, file.where)
+        real = _check_inside(path, copy, file.where)
         if file.sha256:
-            _check_hash(path, file)
+            _check_hash(real, file)
         builder.add_file(
-            _join(base, file.rename or path.name), path, why=f"{file.where}: files",
-            executable=_is_program(path), strict=True, autodep=file.autodep,
+            _join(base, file.rename or path.name), real, why=f"{file.where}: files",
+            executable=_is_program(real), strict=True, autodep=file.autodep,
         )  # fmt: skip
 
 
-def _check_inside(path: Path, copy: CopyItem, where: str) -> None:
-    """A link in the folder of a supplier must not bring in a file of this host's owner.
+def _check_inside(path: Path, copy: CopyItem, where: str) -> Path:
+    """What a path means, links followed; one in a supplier's folder must not lead to our own files.
 
     Without ``from`` it's the bill itself that says where the file is.
     """
@@ -161,6 +161,7 @@ def _check_inside(path: Path, copy: CopyItem, where: str) -> None:
             got=str(real),
             remedy="If it is meant, name that file in the bill by its own path.",
         )
+    return real
 
 
 def _is_program(path: Path) -> bool:

@@ -9,6 +9,7 @@ import platform
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ STEPS = 8
 _BROKER_PORT = 50051
 _SERVING_PORT = 9000
 _ROOT_BYTES = 512 << 20
+_END_SECONDS, _POLL_SECONDS = 5.0, 0.05
 
 
 class Teller(Protocol):
@@ -281,7 +283,12 @@ def _cleaned_up(folder: Path, services: Services) -> Iterator[Callable[[], str]]
         with _undisturbed():
             stopped = services.stop()
             shutil.rmtree(folder)
-        left = [*(_mounts() - mounts), *_processes_about(folder)]
+        deadline = time.monotonic() + _END_SECONDS
+        # What is stopped while it starts may end after its parent.
+        while (left := [*(_mounts() - mounts), *_processes_about(folder)]) and (
+            time.monotonic() < deadline
+        ):
+            time.sleep(_POLL_SECONDS)
         if left:
             raise InternalError("demo.left-behind", f"something was left behind: {left}")
         names = " and ".join(name for name, _ in stopped)
