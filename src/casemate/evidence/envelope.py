@@ -33,6 +33,10 @@ class Tee(StrEnum):
     """No TEE: a long-lived key signs, and its holder is trusted by name (a pinned broker)."""
 
 
+CHANNEL_TEES = (Tee.SIMULATED, Tee.IDENTITY_KEY)
+"""Those whose evidence opens attested channels today (specs/attested-channel.md)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """Evidence as it travels: unparsed, not yet verified.
