@@ -61,6 +61,7 @@ class BrokerFolder:
             ends_with: its exit status after SIGTERM.
         """
         command = self.command("--json", "--audit", str(audit or self.audit), *more)
+        self.log.unlink(missing_ok=True)  # an earlier run's would say that it is ready
         with Services() as services:
             service = services.start("broker", command, log=self.log)
             service.wait_for(lambda: self.ready() is not None, timeout=20.0)
