@@ -78,7 +78,7 @@ def test_a_launcher_is_served_while_another_ones_evidence_takes_its_time(tmp_pat
         def attest(self, report_data):
             if not slow.is_set():
                 slow.set()
-                time.sleep(1.0)
+                time.sleep(1.5)
             return BROKER_KEY.attest(report_data)
 
     with running_broker(tmp_path, attester=SlowOnce()) as broker, connected(broker.port) as network:
@@ -86,7 +86,7 @@ def test_a_launcher_is_served_while_another_ones_evidence_takes_its_time(tmp_pat
         assert slow.wait(5)
         began = time.monotonic()
         assert fetched(broker.contract) == SECRETS
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 1.4
         assert waiting.read_frame()
 
 
