@@ -1,16 +1,21 @@
 """``casemate broker`` as a program: starts, says so, serves, and stops when it is told."""
 
+import dataclasses
 import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
-from tests.support.attested import SECRETS, fetched, launcher_tee, refusal_of
+from tests.support.attested import SECRETS, fetched, launcher_tee, policy_document, refusal_of
 from tests.support.broker_program import broker_folder
 from tests.support.launches import gone_in_time
 
+from casemate.errors import NotGenuineError
+from casemate.policy import AnyOf, Unchecked
 from casemate.project.programs import run_program
+from casemate.protocol.contract import BrokerIdentity
+from casemate.tee.simulated import DevelopmentRoot, measure_broker
 from casemate.types import sha256
 
 
@@ -118,13 +123,31 @@ def test_a_port_that_is_taken_is_named(here):
 
 @pytest.mark.parametrize("options", [("--tee", "simulated"), ()])
 def test_a_broker_has_exactly_one_identity(here, options):
-    command = here.command(*options)
-    if not options:
-        at = command.index("--identity")
-        del command[at : at + 2]
-    done = run_program(command, timeout=20)
+    done = run_program(here.command(*options, identity=bool(options)), timeout=20)
     assert done.status == 2
     assert "exactly one of --identity and --tee" in done.stderr
+
+
+def test_a_broker_in_a_tee_proves_its_own_code(here):
+    """A contract that pins the measured broker by policy is served, one that pins a key isn't."""
+    root = DevelopmentRoot.load_or_create(here.folder / "root.pem")
+    constraints = {
+        "root": AnyOf((root.spki,)),
+        "measurement": AnyOf((bytes(measure_broker()),)),
+        "launch": Unchecked("a broker has none"),
+    }
+    address = here.contract.broker.address
+    policy = policy_document(here.contract, **constraints).render()
+    by_policy = dataclasses.replace(
+        here.contract, broker=BrokerIdentity(address=address, policy=policy)
+    )
+    (here.folder / "policy.toml").write_text(policy_document(by_policy).render())
+    tee = ("--tee", "simulated", "--development-root", str(here.folder / "root.pem"))
+    with here.running(*tee, identity=False):
+        assert here.ready()["proves"] == f"simulated TEE, measurement {measure_broker()}"
+        assert fetched(by_policy) == SECRETS
+        with pytest.raises(NotGenuineError):
+            fetched(here.contract)
 
 
 @pytest.mark.parametrize("address", ["localhost", ":1", "a:", "a:65536", "a:-1", "a:1_0", "a:٣"])
