@@ -45,7 +45,7 @@ def run_program(command: Sequence[str], *, timeout: float = 120.0) -> Finished:
     """
     process: subprocess.Popen[str] | None = None
     try:
-        with _undisturbed():  # from its start on we must know of it
+        with undisturbed():  # from its start on we must know of it
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -113,7 +113,7 @@ class Services(contextlib.AbstractContextManager["Services"]):
 
     def start(self, name: str, command: Sequence[str], *, log: Path) -> Service:
         """Start a program that writes to ``log`` and dies with this process."""
-        with log.open("ab") as output, _undisturbed():  # from its start on we must know of it
+        with log.open("ab") as output, undisturbed():  # from its start on we must know of it
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -199,8 +199,8 @@ def _stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> int:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Within, Ctrl-C and its like wait."""
+def undisturbed() -> Iterator[None]:
+    """Within, Ctrl-C and its like wait; they come into effect at the end."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         yield
