@@ -90,6 +90,9 @@ def test_a_request_to_stop_at_any_moment_of_the_start(tmp_path, root):
             time.sleep(0.02 * step)
             below = descendants(process.pid)
             process.send_signal(signal.SIGINT if step % 2 else signal.SIGTERM)
-            assert process.wait(4) != 0, f"after {0.02 * step:.2f} s"
+            try:
+                assert process.wait(4) != 0, f"after {0.02 * step:.2f} s"
+            finally:
+                process.kill()
             assert gone_in_time(below, 4)
         assert (mounts(), directories()) == before
