@@ -2,10 +2,18 @@
 
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
-from tests.support.launches import gone_in_time, launch_site, needs_busybox, root_choices
+from tests.support.launches import (
+    descendants,
+    gone_in_time,
+    launch_site,
+    needs_busybox,
+    root_choices,
+)
 from tests.support.trees import file
 
 pytestmark = needs_busybox
@@ -67,3 +75,24 @@ def test_launcher_and_workload_are_killed_at_once(launched):
     os.kill(launched.below[2], signal.SIGKILL)
     launched.process.kill()
     launched.process.wait(10)
+
+
+@pytest.mark.parametrize("root", root_choices())
+def test_a_request_to_stop_at_any_moment_of_the_start(tmp_path, root):
+    with launch_site(tmp_path, ["/bin/sh", "-c", SCRIPT], volume=[file("m", b"x")]) as site:
+        before = mounts(), directories()
+        for step in range(24):
+            process = subprocess.Popen(
+                site.command(f"--root={root}"),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            time.sleep(0.02 * step)
+            below = descendants(process.pid)
+            process.send_signal(signal.SIGINT if step % 2 else signal.SIGTERM)
+            try:
+                assert process.wait(4) != 0, f"after {0.02 * step:.2f} s"
+            finally:
+                process.kill()
+            assert gone_in_time(below, 4)
+        assert (mounts(), directories()) == before

@@ -11,14 +11,17 @@ import struct
 import threading
 import time
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from OpenSSL import SSL
 from tests.support.attested import (
     BROKER_KEY,
+    SECRETS,
     contract_at,
     fetched,
     launcher_tee,
+    policy_document,
     running_broker,
     wait_until,
 )
@@ -27,8 +30,11 @@ from tests.support.malicious_peer import (
     EVIDENCE,
     MaliciousPeer,
     attacking,
+    claims_of,
     connected,
+    evidence_message,
     malicious_server,
+    relay,
     tls_key_of,
 )
 
@@ -36,6 +42,8 @@ from casemate.channel.client import attested_tunnel
 from casemate.channel.engine import MAX_FRAME
 from casemate.channel.party import ChannelParty, Limits
 from casemate.errors import CasemateError, MalformedError, UnavailableError
+from casemate.project.programs import pick_port
+from casemate.protocol.key_broker import METHOD, encode_request
 from casemate.verify import TrustAnchors
 
 SECONDS = 0.6
@@ -96,9 +104,44 @@ def test_an_oversized_frame_is_not_kept(broker):
     with attacking(broker.port) as peer, in_time():
         peer.read_frame()
         with contextlib.suppress(OSError, SSL.Error):
-            peer.send(frame_header(EVIDENCE, 2**31) + bytes(32 << 20))
+            peer.send(frame_header(EVIDENCE, 2**31))
+            for _ in range(2048):
+                peer.send(bytes(16384))
         assert peer.read() == b""
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 24 << 10  # KiB
+
+
+class InOneBreath(MaliciousPeer):
+    """Keeps what it has to send after its hello, until it is let go."""
+
+    holding = False
+
+    def _flush(self):
+        if not self.holding:
+            super()._flush()
+            self.holding = True
+
+
+def test_bytes_in_one_breath_with_the_handshake_end_the_connection(broker):
+    """The broker has them before it has made its evidence."""
+    with connected(broker.port) as network, in_time(SECONDS / 2):
+        peer = InOneBreath(network).handshake()
+        peer.holding = False
+        peer.send(b"more")
+        assert peer.read() == b"", "it showed its evidence"
+    assert broker.refused_for() == ["channel.unexpected"]
+
+
+def test_bytes_in_one_breath_with_evidence_end_the_connection(broker):
+    with attacking(broker.port) as peer, in_time(SECONDS / 2):
+        peer.read_frame()
+        claims = claims_of(
+            peer.key.spki, nonce=peer.own_nonce, launch=bytes(broker.contract.digest())
+        )
+        message = evidence_message(launcher_tee(), claims)
+        peer.send(frame_header(EVIDENCE, len(message)) + message + b"more")
+        assert peer.read() == b""
+    assert broker.refused_for() == ["channel.unexpected"]
 
 
 def test_bytes_before_their_turn_end_the_connection(broker):
@@ -174,6 +217,47 @@ def test_a_peer_that_reads_nothing_ends_in_time(broker):
         MaliciousPeer(network).handshake()
         time.sleep(SECONDS + 0.2)
         wait_until(lambda: broker.refused_for() == ["channel.timeout"])
+
+
+def test_a_launcher_that_stops_reading_in_the_middle_of_a_release_ends_in_time(tmp_path):
+    """More waits for it than the kernel takes, so that not even a goodbye goes through."""
+    secrets = {**SECRETS, **{f"large_{number}": bytes(1 << 20) for number in range(12)}}
+    port, stalled = pick_port(0), threading.Event()
+    contract = contract_at(port)
+    document = policy_document(contract, secrets=dict.fromkeys(secrets, ("launcher",)))
+
+    def stall(towards_server, data):
+        if not towards_server and len(data) > 20_000:  # no handshake has as much at once
+            stalled.wait(20)
+            raise ConnectionAbortedError
+        return data
+
+    party = ChannelParty(
+        attester=launcher_tee(),
+        anchors=TrustAnchors(identity_keys=(BROKER_KEY.spki,)),
+        launch=contract.digest(),
+    )
+    with (
+        running_broker(
+            tmp_path,
+            contract=contract,
+            document=document,
+            secrets=secrets,
+            limits=LIMITS,
+            port=port,
+        ) as broker,
+        malicious_server(lambda network: relay(network, port, stall)) as front,
+        attested_tunnel("127.0.0.1", front, party=party, judge=lambda peer: peer) as tunnel,
+        grpc.insecure_channel(
+            tunnel.target, options=[("grpc.http2.lookahead_bytes", 1 << 30)]
+        ) as connection,
+    ):
+        with in_time(LIMITS.max_age_seconds + 2):
+            call = connection.unary_unary(METHOD).future(encode_request(tuple(secrets)))
+            wait_until(lambda: bool(broker.lines("released")))
+            wait_until(lambda: bool(broker.lines("closed")))
+        stalled.set()
+        call.cancel()
 
 
 def test_an_open_channel_that_is_idle_ends_at_its_age(broker):

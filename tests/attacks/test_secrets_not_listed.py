@@ -17,6 +17,7 @@ from tests.support.attested import (
 
 from casemate.channel.client import attested_tunnel
 from casemate.channel.party import ChannelParty
+from casemate.errors import UsageError
 from casemate.policy import AtLeast
 from casemate.project.programs import pick_port
 from casemate.protocol.contract import SecretPlacement
@@ -160,6 +161,19 @@ def test_a_request_that_is_far_too_large_gets_nothing_and_others_go_on(broker, a
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert broker.released() == []
     assert fetched(broker.contract) == SECRETS
+
+
+def test_a_secret_that_no_policy_names_is_nobodys(tmp_path):
+    """It can't have been meant, so a broker doesn't start with one."""
+    port = pick_port(0)
+    contract = contract_at(port)
+    surplus = {**SECRETS, "surplus": b"canary-surplus-77b0"}
+    with (
+        pytest.raises(UsageError) as caught,
+        running_broker(tmp_path, contract=contract, secrets=surplus, port=port),
+    ):
+        pass
+    assert (caught.value.code, caught.value.field) == ("store.unreleasable", "surplus")
 
 
 def test_a_contract_that_lists_another_launchers_secret_is_another_contract(broker):

@@ -1,16 +1,20 @@
-"""Secrets in files: what can't be used is refused, and isn't shown."""
+"""Secrets in files: what can't be used is refused, and isn't shown.
+
+That only an appraisal opens one, is a property of its own (tests/properties/test_store.py).
+"""
 
 import base64
 import json
 
 import pytest
-from tests.support.attested import SECRETS
+from tests.support.attested import SECRETS, contract_at, policy_document
 from tests.support.broker_program import broker_folder
 
-from casemate.broker.store import load_secrets
-from casemate.errors import CasemateError
+from casemate.broker.store import MAX_SECRET, SecretStore, load_secrets
+from casemate.errors import CasemateError, UsageError
 from casemate.errors.render import render_error
 from casemate.project.files import write_private
+from casemate.types import Secret
 
 KEY = bytes(range(32))
 ENCODED = base64.b64encode(KEY).decode()
@@ -52,3 +56,53 @@ def test_a_secret_that_is_given_as_another_file_is_not_shown(tmp_path, option):
         assert done.status in {2, 3}, done.stderr
         assert "Traceback" not in done.stderr
         assert value.decode()[:12] not in done.stdout + done.stderr
+
+
+def test_a_folder_gives_its_files_and_passes_hidden_ones_by(tmp_path):
+    folder = tmp_path / "secrets"
+    write_private(folder / "image_key", KEY)
+    write_private(folder / "empty", b"")
+    write_private(folder / ".swp", b"left by an editor")
+    secrets = {name: secret.reveal() for name, secret in load_secrets(folder).items()}
+    assert secrets == {"image_key": KEY, "empty": b""}
+
+
+def test_a_secret_may_have_a_mebibyte_and_no_byte_more(tmp_path):
+    write_private(tmp_path / "secrets" / "model", bytes(MAX_SECRET))
+    assert len(load_secrets(tmp_path / "secrets")["model"]) == MAX_SECRET
+    write_private(tmp_path / "more" / "model", bytes(MAX_SECRET + 1))
+    with pytest.raises(UsageError) as caught:
+        load_secrets(tmp_path / "more")
+    assert caught.value.field == "model"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601, 0o777])
+def test_a_secret_that_others_can_reach_is_refused_with_the_remedy(tmp_path, mode):
+    path = tmp_path / "secrets" / "image_key"
+    write_private(path, KEY)
+    path.chmod(mode)
+    with pytest.raises(UsageError) as caught:
+        load_secrets(path.parent)
+    assert caught.value.code == "store.permissions"
+    assert caught.value.remedy == f"chmod 600 {path}"
+
+
+def test_secrets_that_are_not_there_are_a_wrong_configuration(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        load_secrets(tmp_path / "none")
+    assert caught.value.code == "store.unreadable"
+
+
+@pytest.mark.parametrize(
+    ("held", "code", "named"),
+    [
+        (["image_key"], "store.unknown-secret", "ssl_config"),
+        (["image_key", "ssl_config", "surplus"], "store.unreleasable", "surplus"),
+    ],
+)
+def test_store_and_policy_must_name_the_same_secrets(held, code, named):
+    secrets = {name: Secret(KEY) for name in held}
+    with pytest.raises(UsageError) as caught:
+        SecretStore(secrets, policy_document(contract_at(1)))
+    assert caught.value.code == code
+    assert named in caught.value.field

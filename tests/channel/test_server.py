@@ -18,6 +18,7 @@ from tests.support.attested import (
 )
 from tests.support.malicious_peer import ACCEPTED, MaliciousPeer, attacking, connected
 
+from casemate.broker.admission import admit
 from casemate.errors import UsageError
 
 
@@ -78,7 +79,7 @@ def test_a_launcher_is_served_while_another_ones_evidence_takes_its_time(tmp_pat
         def attest(self, report_data):
             if not slow.is_set():
                 slow.set()
-                time.sleep(1.0)
+                time.sleep(1.5)
             return BROKER_KEY.attest(report_data)
 
     with running_broker(tmp_path, attester=SlowOnce()) as broker, connected(broker.port) as network:
@@ -86,8 +87,28 @@ def test_a_launcher_is_served_while_another_ones_evidence_takes_its_time(tmp_pat
         assert slow.wait(5)
         began = time.monotonic()
         assert fetched(broker.contract) == SECRETS
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 1.4
         assert waiting.read_frame()
+
+
+def test_a_launcher_is_served_while_another_one_is_judged_slowly(tmp_path, monkeypatch):
+    slow = threading.Event()
+
+    def admit_slowly_once(document, peer):
+        if not slow.is_set():
+            slow.set()
+            time.sleep(1.5)
+        return admit(document, peer)
+
+    monkeypatch.setattr("casemate.broker.run.admit", admit_slowly_once)
+    with running_broker(tmp_path) as broker, attacking(broker.port) as waiting:
+        waiting.read_frame()
+        waiting.present(launcher_tee(), launch=broker.contract.digest())
+        assert slow.wait(5)
+        began = time.monotonic()
+        assert fetched(broker.contract) == SECRETS
+        assert time.monotonic() - began < 1.4
+        assert waiting.read_frame() == (ACCEPTED, b"")
 
 
 def test_the_sockets_of_connections_that_ended_are_gone(tmp_path, monkeypatch):

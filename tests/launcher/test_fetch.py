@@ -8,7 +8,7 @@ from tests.support.attested import (
     OTHER_KEY,
     SECRETS,
     contract_at,
-    launcher_tee,
+    fetched,
     running_broker,
     wait_until,
 )
@@ -16,21 +16,13 @@ from tests.support.malicious_peer import connected, malicious_server
 
 from casemate.channel.party import Limits, RefusedByPeerError
 from casemate.errors import NotGenuineError, UnavailableError
-from casemate.launcher.fetch import fetch_secrets
-from casemate.launcher.status import Status
 from casemate.project.programs import pick_port
-
-
-def fetch(contract, timeout):
-    status = Status(as_json=False, began=time.monotonic())
-    secrets = fetch_secrets(contract, launcher_tee(), timeout=timeout, status=status)
-    return {name: secret.reveal() for name, secret in secrets.items()}
 
 
 def test_a_launcher_waits_for_a_broker_that_is_not_there_yet(tmp_path):
     contract = contract_at(pick_port(0))
     got = []
-    launcher = threading.Thread(target=lambda: got.append(fetch(contract, 10)))
+    launcher = threading.Thread(target=lambda: got.append(fetched(contract, timeout=10)))
     launcher.start()
     time.sleep(0.3)
     with running_broker(tmp_path, contract=contract, port=contract.broker.endpoint[1]):
@@ -43,7 +35,7 @@ def test_a_launcher_waits_for_a_broker_that_is_full(tmp_path):
     limits = Limits(max_connections=1, handshake_seconds=5)
     with running_broker(tmp_path, limits=limits) as broker:
         got = []
-        launcher = threading.Thread(target=lambda: got.append(fetch(broker.contract, 10)))
+        launcher = threading.Thread(target=lambda: got.append(fetched(broker.contract, timeout=10)))
         with connected(broker.port):
             wait_until(lambda: refused_at_once(broker.port))
             launcher.start()
@@ -65,7 +57,7 @@ def refused_at_once(port):
 def test_a_launcher_gives_up_when_its_time_is_over():
     began = time.monotonic()
     with pytest.raises(UnavailableError) as caught:
-        fetch(contract_at(pick_port(0)), 0.3)
+        fetched(contract_at(pick_port(0)), timeout=0.3)
     assert caught.value.code == "channel.unreachable"
     assert time.monotonic() - began < 2
 
@@ -75,14 +67,14 @@ def test_a_connection_that_is_cut_is_tried_again_and_is_no_verdict():
         malicious_server(lambda network: network.recv(100)) as port,
         pytest.raises(UnavailableError) as caught,
     ):
-        fetch(contract_at(port), 0)
+        fetched(contract_at(port))
     assert caught.value.code in {"channel.cut", "channel.lost"}
 
 
 def test_a_launcher_does_not_try_a_wrong_broker_again(tmp_path):
     with running_broker(tmp_path, attester=OTHER_KEY) as broker:
         with pytest.raises(NotGenuineError) as caught:
-            fetch(broker.contract, 10)
+            fetched(broker.contract, timeout=10)
         assert len(broker.refusals()) == 1
     assert caught.value.code == "identity-key.unknown"
 
@@ -90,6 +82,6 @@ def test_a_launcher_does_not_try_a_wrong_broker_again(tmp_path):
 def test_a_refused_launcher_does_not_try_again(tmp_path):
     with running_broker(tmp_path, contract=contract_at(1)) as broker:
         with pytest.raises(RefusedByPeerError) as caught:
-            fetch(contract_at(broker.port), 10)
+            fetched(contract_at(broker.port), timeout=10)
         assert len(broker.refusals()) == 1
     assert caught.value.remote_code == "policy.mismatch"

@@ -93,6 +93,13 @@ def test_a_claim_that_is_not_as_demanded_is_a_mismatch(field, value):
     assert mismatch.remedy
 
 
+def test_a_yes_is_no_number():
+    """In Python, True is 1 and more."""
+    for wanted in (AtLeast(0), AtLeast(1), AnyOf((1,))):
+        (mismatch,) = refusal(policy(alternative(svn=wanted)), report(svn=True)).mismatches
+        assert (mismatch.field, mismatch.got) == ("svn", "true")
+
+
 @pytest.mark.parametrize("field", CLAIMS)
 def test_a_claim_that_is_missing_is_a_mismatch(field):
     (mismatch,) = refusal(policy(), report(**{field: None})).mismatches

@@ -130,6 +130,23 @@ def test_anything_said_inside_tls(state, data, at):
 
 
 @settings(max_examples=100, deadline=None)
+@given(st.sampled_from(["presenting", "judging"]), SPOKEN)
+def test_anything_said_out_of_turn(state, data):
+    """While a side makes or judges evidence it awaits nothing."""
+    pair = Pair()
+    if state == "presenting":
+        pair.up_to_tls()
+        speaker, listener = pair.client, pair.server
+    else:
+        pair.up_to_the_servers_evidence()
+        speaker, listener = pair.server, pair.client
+    speaker._write(data)
+    with pytest.raises(MalformedError) as caught:
+        pair.pass_on(speaker, listener)
+    assert caught.value.code == "channel.unexpected"
+
+
+@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(STATES), st.binary(min_size=1, max_size=1000), st.lists(st.integers(0)))
 def test_any_bytes_below_tls_after_the_handshake(state, data, at):
     _, listener = in_state(state)

@@ -36,13 +36,13 @@ class BrokerFolder:
     def log(self) -> Path:
         return self.folder / "broker.log"
 
-    def command(self, *more: str) -> list[str]:
-        """The broker's command line."""
+    def command(self, *more: str, identity: bool = True) -> list[str]:
+        """The broker's command line, with or without its identity key."""
         return casemate_command(
             "broker",
             *("--policy", str(self.folder / "policy.toml")),
             *("--secrets", str(self.folder / "secrets")),
-            *("--identity", str(self.folder / "broker.key")),
+            *(("--identity", str(self.folder / "broker.key")) if identity else ()),
             *("--listen", self.contract.broker.address),
             *more,
         )
@@ -52,15 +52,20 @@ class BrokerFolder:
         return run_program(self.command(*more), timeout=20.0)
 
     @contextmanager
-    def running(self, *more: str, audit: Path | None = None, ends_with: int = 0) -> Iterator[int]:
+    def running(
+        self, *more: str, audit: Path | None = None, identity: bool = True, ends_with: int = 0
+    ) -> Iterator[int]:
         """Run it, with its audit trail in a file; gives its process id.
 
         Args:
             more: further options.
             audit: the file of the trail, if not the usual one.
+            identity: whether it has an identity key.
             ends_with: its exit status after SIGTERM.
         """
-        command = self.command("--json", "--audit", str(audit or self.audit), *more)
+        trail = ("--audit", str(audit or self.audit))
+        command = self.command("--json", *trail, *more, identity=identity)
+        self.log.unlink(missing_ok=True)  # an earlier run's would say that it is ready
         with Services() as services:
             service = services.start("broker", command, log=self.log)
             service.wait_for(lambda: self.ready() is not None, timeout=20.0)

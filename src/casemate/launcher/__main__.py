@@ -13,12 +13,15 @@ from casemate.errors import CasemateError
 from casemate.errors.render import render_error
 from casemate.launcher.environment import scrub_own_environment
 
+_AGAIN_SECONDS = 0.2
+
 
 def main() -> NoReturn:
     """Launch, and exit with the workload's status or with the code of what went wrong."""
     began = time.monotonic()
     scrub_own_environment()
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _stop)
     as_json = "--json" in sys.argv[1:]
     try:
         # Only now: libraries must not see the host's environment.
@@ -36,13 +39,23 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         sys.stderr.write("casemate launch: interrupted\n")
         code = 130
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     sys.stdout.flush()
     sys.exit(code)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave by an exception; again and again until clean-up begins, for one may get lost."""
     del frame
-    raise SystemExit(128 + number)
+
+    def leave(_: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    signal.signal(signal.SIGALRM, leave)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)
+    leave(number, None)
 
 
 if __name__ == "__main__":

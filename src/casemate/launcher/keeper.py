@@ -92,13 +92,16 @@ def _keep(
     linux.forbid_dumps()
     try:
         with NewRoot(contract, options, isolation, tell, on_storage) as root:
-            secrets = _receive_secrets(control)
             try:
-                path = root.build(secrets)
+                secrets = _receive_secrets(control)
+                try:
+                    path = root.build(secrets)
+                finally:
+                    secrets.clear()
+                send_message(to_init, {"root": str(path)})
+                return _watch(control, to_init, init, launcher)
             finally:
-                secrets.clear()
-            send_message(to_init, {"root": str(path)})
-            return _watch(control, to_init, init, launcher)
+                _heed_no_more()
     finally:
         _end_everything(init)
 
@@ -158,6 +161,12 @@ def _watch(control: socket.socket, to_init: socket.socket, init: int, launcher: 
             raise error_from(message)
         send_message(control, {"kind": "started", "pid": message.take("pid", int)})
     raise InternalError("launcher.init", "the workload's parent was killed")
+
+
+def _heed_no_more() -> None:
+    """From here on everything is taken down, and nothing may cut that short."""
+    for number in (*FORWARDED, GIVE_UP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_everything(init: int) -> None:

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,6 +25,9 @@ from casemate.launcher.storage import remove_tree
 from casemate.launcher.wire import error_from, receive_message, send_message
 from casemate.protocol.contract import MAX_SIZE, LaunchContract
 from casemate.types import ReportData
+
+_PATIENCE = 5.0
+_PAUSE = 0.02
 
 
 def run_launch(options: LaunchOptions, status: Status) -> int:
@@ -55,7 +59,7 @@ def run_launch(options: LaunchOptions, status: Status) -> int:
             _fetch_and_hand_over(contract, options, status, control)
             return _attend(control, keeper, status, plain)
         finally:
-            _end(keeper)
+            _end(keeper, control)
             plain.remove()
 
 
@@ -111,7 +115,6 @@ class _PlainFiles:
 
 def _attend(control: socket.socket, keeper: int, status: Status, plain: _PlainFiles) -> int:
     """Pass on what the keeper reports until the workload has ended."""
-    _forward_signals(keeper)
     while (message := receive_message(control)) is not None:
         match message.take("kind", str):
             case "told":
@@ -124,6 +127,8 @@ def _attend(control: socket.socket, keeper: int, status: Status, plain: _PlainFi
             case "storage":
                 plain.folder = Path(message.take("path", str))
             case "started":
+                # Until now a request to stop ended the launch; now it is the workload's.
+                _forward_signals(keeper)
                 status.tell("started", "the workload runs", pid=message.take("pid", int))
             case "exit":
                 code = message.take("status", int)
@@ -149,14 +154,19 @@ def _forward_signals(keeper: int) -> None:
         signal.signal(number, forward)
 
 
-def _end(keeper: int) -> None:
+def _end(keeper: int, control: socket.socket) -> None:
     """Have the keeper take everything down, if it hasn't, and wait for that."""
+    signal.setitimer(signal.ITIMER_REAL, 0)  # see `casemate.launcher.__main__`
     for number in FORWARDED:
         signal.signal(number, signal.SIG_IGN)
+    control.close()
+    deadline = time.monotonic() + _PATIENCE
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
-        if os.waitpid(keeper, os.WNOHANG) == (0, 0):
-            os.kill(keeper, GIVE_UP)
-            os.waitpid(keeper, 0)
+        # Said more than once: what a signal's handler raises is lost where the interpreter runs a
+        # clean-up of its own.
+        while os.waitpid(keeper, os.WNOHANG) == (0, 0):
+            os.kill(keeper, GIVE_UP if time.monotonic() < deadline else signal.SIGKILL)
+            time.sleep(_PAUSE)
     linux.end_every_child()
 
 

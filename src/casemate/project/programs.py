@@ -18,6 +18,7 @@ from typing import Self
 from casemate.errors import InternalError, UnavailableError
 
 _PR_SET_PDEATHSIG = 1
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.02
 
@@ -42,27 +43,31 @@ def run_program(command: Sequence[str], *, timeout: float = 120.0) -> Finished:
     Raises:
         UnavailableError: ``program.timeout`` where it takes longer than ``timeout`` seconds.
     """
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=_die_with_parent,
-    ) as process:
-        try:
-            stdout, stderr = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired as error:
+    process: subprocess.Popen[str] | None = None
+    try:
+        with undisturbed():  # from its start on we must know of it
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(
+            "program.timeout",
+            f"'{' '.join(command[3:6])}' took too long",
+            expected=f"at most {timeout:.0f} s",
+        ) from error
+    finally:
+        if process is not None:
             _stop(process)
-            raise UnavailableError(
-                "program.timeout",
-                f"'{' '.join(command[3:6])}' took too long",
-                expected=f"at most {timeout:.0f} s",
-            ) from error
-        except BaseException:
-            _stop(process)
-            raise
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
     return Finished(status=process.returncode, stdout=stdout, stderr=stderr)
 
 
@@ -108,7 +113,7 @@ class Services(contextlib.AbstractContextManager["Services"]):
 
     def start(self, name: str, command: Sequence[str], *, log: Path) -> Service:
         """Start a program that writes to ``log`` and dies with this process."""
-        with log.open("ab") as output:
+        with log.open("ab") as output, undisturbed():  # from its start on we must know of it
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -117,8 +122,8 @@ class Services(contextlib.AbstractContextManager["Services"]):
                 start_new_session=True,  # Ctrl-C is for us; we end the programs in order
                 preexec_fn=_die_with_parent,
             )
-        service = Service(name, process, log)
-        self._services.append(service)
+            service = Service(name, process, log)
+            self._services.append(service)
         return service
 
     def stop(self) -> tuple[tuple[str, int], ...]:
@@ -193,5 +198,16 @@ def _stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> int:
     return process.wait()
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within, Ctrl-C and its like wait; they come into effect at the end."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
 def _die_with_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from casemate.project.programs import (
     pick_port,
     run_program,
     terminated_like_interrupted,
+    undisturbed,
 )
 from casemate.protocol.contract import LaunchContract
 
@@ -280,7 +280,7 @@ def _cleaned_up(folder: Path, services: Services) -> Iterator[Callable[[], str]]
 
     def clean_up() -> str:
         # A second Ctrl-C must not stop what the first began.
-        with _undisturbed():
+        with undisturbed():
             stopped = services.stop()
             shutil.rmtree(folder)
         deadline = time.monotonic() + _END_SECONDS
@@ -299,17 +299,6 @@ def _cleaned_up(folder: Path, services: Services) -> Iterator[Callable[[], str]]
     finally:
         if folder.exists():
             clean_up()
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _told(launcher: Service, step: Step) -> float:
