@@ -136,8 +136,11 @@ def test_flipping_any_signed_bit_is_refused(case):
 
 
 def _means_something(data, changed, position):
-    """Whether a change of a JSON text matters: not white space, nor the case of hex digits, nor the
-    last digit of base64, whose unused bits say nothing."""
+    """Whether a change of a JSON text matters.
+
+    White space doesn't, nor the case of hex digits, nor the last digit of base64, whose unused
+    bits say nothing.
+    """
     return (
         data[position : position + 1].isalnum()
         and data[position + 1 : position + 2] not in b'="'
