@@ -73,7 +73,7 @@ proto: setup  ## Compile the protocol buffer definitions
 .PHONY: lock
 lock: setup  ## Write the locked requirements again
 	$(BIN)/pip install --quiet pip-tools
-	$(COMPILE) $(addprefix --extra ,cli image client serving demo dev) -o requirements/dev.lock pyproject.toml
+	$(COMPILE) $(addprefix --extra ,cli image client verify serving demo dev) -o requirements/dev.lock pyproject.toml
 
 .PHONY: clean
 clean:  ## Remove everything that was made here

@@ -22,6 +22,7 @@ _COMMANDS = {
     "broker": "Hold secrets and release them to attested launchers",
     "launch": "Attest, fetch secrets, open images, start the workload",
     "serve": "The model server",
+    "verify": "Is this evidence genuine, and acceptable?",
     "predict": "Send a picture, print what the model sees",
     "demo": "The whole flow on this machine, with a real model and a real picture",
 }

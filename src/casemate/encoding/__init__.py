@@ -1,6 +1,6 @@
 """Strict decoding: bounded, canonical, no trailing bytes; and the encoders beside it."""
 
-from casemate.encoding.cbor import CborValue, decode_cbor, encode_cbor
+from casemate.encoding.cbor import CborValue, decode_cbor, decode_foreign_cbor, encode_cbor
 from casemate.encoding.jsontext import JsonValue, decode_json
 from casemate.encoding.keys import decode_ed25519_spki
 from casemate.encoding.mapping import MapReader
@@ -15,6 +15,7 @@ __all__ = [
     "decode_base64",
     "decode_cbor",
     "decode_ed25519_spki",
+    "decode_foreign_cbor",
     "decode_hex",
     "decode_json",
     "encode_cbor",

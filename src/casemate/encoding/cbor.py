@@ -6,7 +6,7 @@ integers longer than needed, duplicate and unsorted keys, and trailing bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import cbor2
@@ -60,6 +60,94 @@ def decode_cbor(data: bytes, *, what: str, max_size: int) -> CborValue:
     if encode_cbor(checked) != data:
         raise _malformed(what, "an encoding that isn't deterministic, or bytes after the end")
     return checked
+
+
+def decode_foreign_cbor(
+    data: bytes, *, what: str, max_size: int, tags: Collection[int] = ()
+) -> object:
+    """Decode CBOR of other people's formats, which need not be deterministic.
+
+    Definite lengths alone, no duplicate keys, nothing after the end, depth and size bounded. Keys
+    may be integers. A tag that is allowed becomes a `cbor2.CBORTag`.
+
+    Args:
+        data: exactly one encoded item.
+        what: what it is, for messages.
+        max_size: the largest length in bytes that is looked at.
+        tags: the tags that may stand in it.
+
+    Raises:
+        MalformedError: ``encoding.cbor``, ``encoding.too-large``.
+    """
+    if len(data) > max_size:
+        raise MalformedError(
+            "encoding.too-large",
+            f"the {what} is too large",
+            field=what,
+            expected=f"at most {max_size} bytes",
+            got=f"{len(data)} bytes",
+        )
+    try:
+        end = _end_of_item(data, 0, frozenset(tags), _MAX_DEPTH)
+        if end != len(data):
+            raise ValueError("bytes after the end")
+        return _thawed(
+            cbor2.loads(
+                data, max_depth=_MAX_DEPTH, allow_indefinite=False, allow_duplicate_keys=False
+            )
+        )
+    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError) as error:
+        raise MalformedError(
+            "encoding.cbor",
+            f"the {what} can't be read as CBOR",
+            field=what,
+            expected="one item of definite length, without duplicate keys",
+            got=str(error)[:200],
+        ) from error
+
+
+def _thawed(value: object) -> object:
+    """The library gives what stands within a tag as immutable types; the same for all is easier."""
+    match value:
+        case cbor2.CBORTag():
+            return cbor2.CBORTag(value.tag, _thawed(value.value))
+        case list() | tuple():
+            return [_thawed(item) for item in value]
+        case Mapping():
+            return {key: _thawed(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+def _end_of_item(data: bytes, at: int, tags: frozenset[int], depth: int) -> int:
+    """Where the item that begins at ``at`` ends.
+
+    Raises:
+        ValueError: it is cut short, too deep, of indefinite length, or has another tag.
+    """
+    if depth == 0:
+        raise ValueError("too many levels")
+    if at >= len(data):
+        raise ValueError("the end is missing")
+    major, info = data[at] >> 5, data[at] & 31
+    at += 1
+    if info > 27:
+        raise ValueError("an indefinite length")
+    if info > 23:
+        size = 1 << (info - 24)
+        info, at = int.from_bytes(data[at : at + size], "big"), at + size
+    if major in {2, 3}:
+        at += info
+    elif major in {4, 5}:
+        for _ in range(info if major == 4 else 2 * info):
+            at = _end_of_item(data, at, tags, depth - 1)
+    elif major == 6:
+        if info not in tags:
+            raise ValueError(f"the tag {info}")
+        at = _end_of_item(data, at, tags, depth - 1)
+    if at > len(data):
+        raise ValueError("the end is missing")
+    return at
 
 
 def _refuse_tags(data: bytes, what: str) -> None:

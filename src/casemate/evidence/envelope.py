@@ -11,8 +11,30 @@ class Tee(StrEnum):
 
     SIMULATED = "simulated"
     """A development root: no protection at all (specs/simulated-evidence.md)."""
+    NITRO = "nitro"
+    """AWS Nitro Enclaves."""
+    CCA = "cca"
+    """Arm Confidential Compute Architecture."""
+    TPM = "tpm"
+    """A TPM 2.0 whose attestation key somebody trusts."""
+    AZURE_SNP = "azure-snp"
+    """Azure's virtual TPM, vouched for by SEV-SNP."""
+    AZURE_TDX = "azure-tdx"
+    """Azure's virtual TPM, vouched for by TDX."""
+    SGX = "sgx"
+    """Intel SGX."""
+    TDX = "tdx"
+    """Intel TDX."""
+    NVIDIA = "nvidia"
+    """An NVIDIA GPU in confidential-computing mode."""
+    SNP = "snp"
+    """AMD SEV-SNP."""
     IDENTITY_KEY = "identity-key"
     """No TEE: a long-lived key signs, and its holder is trusted by name (a pinned broker)."""
+
+
+CHANNEL_TEES = (Tee.SIMULATED, Tee.IDENTITY_KEY)
+"""Those whose evidence opens attested channels today (specs/attested-channel.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,16 @@ from types import MappingProxyType
 from casemate.encoding import MapReader
 from casemate.errors import MalformedError
 from casemate.evidence import Tee
-from casemate.policy.constraint import AnyOf, AtLeast, Constraint, Unchecked, parse_constraint
+from casemate.policy.constraint import (
+    AnyOf,
+    AtLeast,
+    AtLeastEach,
+    Constraint,
+    Only,
+    Unchecked,
+    default_constraint,
+    parse_constraint,
+)
 from casemate.policy.fields import FIELDS, Field, Kind
 from casemate.verify import ClaimValue, TrustAnchors
 
@@ -158,7 +167,11 @@ def _parse_alternative(table: MapReader) -> Alternative:
         raise _wrong(table.name("tee"), " or ".join(Tee), name)
     tee = Tee(name)
     named = table.names()
-    missing = [field.name for field in FIELDS[tee] if field.name not in named]
+    missing = [
+        field.name
+        for field in FIELDS[tee]
+        if field.name not in named and default_constraint(field) is None
+    ]
     if missing:
         raise MalformedError(
             "policy.unconstrained",
@@ -168,9 +181,13 @@ def _parse_alternative(table: MapReader) -> Alternative:
             got="nothing",
             remedy="Nothing is unchecked by omission: constrain the field, or say why not.",
         )
-    constraints = {
-        field.name: parse_constraint(field, table.take_map(field.name)) for field in FIELDS[tee]
-    }
+    constraints = {}
+    for field in FIELDS[tee]:
+        default = default_constraint(field)
+        if field.name in named or default is None:
+            constraints[field.name] = parse_constraint(field, table.take_map(field.name))
+        else:
+            constraints[field.name] = default
     table.finish()
     return Alternative(tee=tee, constraints=MappingProxyType(constraints))
 
@@ -197,6 +214,11 @@ def _render(constraint: Constraint) -> str:
             return f"any_of = [{', '.join(_render_value(value) for value in values)}]"
         case AtLeast(minimum):
             return f"at_least = {minimum}"
+        case AtLeastEach(minima):
+            pairs = ", ".join(f"{name} = {minimum}" for name, minimum in minima.items())
+            return f"at_least = {{ {pairs} }}"
+        case Only(values):
+            return f"only = [{', '.join(_render_value(value) for value in values)}]"
         case Unchecked(reason):
             return f"unchecked = {_render_value(reason)}"
 
@@ -215,6 +237,8 @@ def _render_value(value: ClaimValue) -> str:
                 for c in value
             )
             return f'"{escaped}"'
+        case _:  # lists and levels have constraints of their own
+            raise TypeError(type(value).__name__)
 
 
 def _wrong(field: str, expected: str, got: str) -> MalformedError:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from casemate.encoding import MapReader, decode_cbor, encode_cbor
 from casemate.errors import MalformedError
-from casemate.evidence import Evidence, Tee
+from casemate.evidence import CHANNEL_TEES, Evidence, Tee
 from casemate.protocol.binding import Claims, bound_claims
 from casemate.types import Nonce
 from casemate.verify import TrustAnchors, VerifiedReport, verify_evidence
@@ -57,12 +57,12 @@ class PresentedEvidence:
                 expected=f"at most {_MAX_ENDORSEMENTS} byte strings",
                 got=f"{len(endorsements)} items",
             )
-        if tee not in {known.value for known in Tee}:
+        if tee not in {known.value for known in CHANNEL_TEES}:
             raise MalformedError(
                 "evidence.tee",
                 "evidence of a kind that is not known here",
                 field="tee",
-                expected=" or ".join(Tee),
+                expected=" or ".join(CHANNEL_TEES),
                 got=repr(tee[:32]),
             )
         return cls(

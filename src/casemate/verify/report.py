@@ -9,8 +9,10 @@ from typing import TypeAlias
 
 from casemate.evidence import Tee
 from casemate.types import ReportData
+from casemate.verify.checks import Check
 
-ClaimValue: TypeAlias = bool | int | str | bytes
+ClaimValue: TypeAlias = bool | int | str | bytes | tuple[str, ...] | Mapping[str, int]
+"""A claim: lists are of texts, mappings are security versions by component."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,7 @@ class VerifiedReport:
         tee: who vouches.
         report_data: the 64 bytes that the evidence binds.
         claims: what it says, by the names that policies use.
+        checks: what was checked, in order; every one held.
 
     Does not check: whether ``report_data`` binds what the caller thinks
     (`casemate.protocol.binding`), nor whether the claims are acceptable (`casemate.policy`).
@@ -29,6 +32,7 @@ class VerifiedReport:
     tee: Tee
     report_data: ReportData
     claims: Mapping[str, ClaimValue]
+    checks: tuple[Check, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "claims", MappingProxyType(dict(self.claims)))

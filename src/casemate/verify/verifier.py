@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from casemate.errors import MalformedError
+from casemate.errors import MalformedError, NotGenuineError
 from casemate.evidence import Evidence, Tee
 from casemate.verify.identity_key import verify_identity_key
 from casemate.verify.report import VerifiedReport
@@ -46,3 +46,11 @@ def verify_evidence(evidence: Evidence, *, anchors: TrustAnchors) -> VerifiedRep
             return verify_simulated(evidence.data, roots=anchors.development_roots)
         case Tee.IDENTITY_KEY:
             return verify_identity_key(evidence.data, keys=anchors.identity_keys)
+        case _:
+            raise NotGenuineError(
+                "evidence.unsupported",
+                "evidence of this TEE doesn't open channels yet",
+                field="tee",
+                expected=f"{Tee.SIMULATED} or {Tee.IDENTITY_KEY}",
+                got=evidence.tee,
+            )

@@ -1,0 +1,1 @@
+"""Endorsements: bytes to certificates, revocation lists, TCB information; no judgement here."""

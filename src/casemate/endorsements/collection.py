@@ -1,0 +1,144 @@
+"""Endorsements of every kind, sorted out of files in any order."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_public_key,
+)
+
+from casemate.encoding import decode_json
+from casemate.endorsements.certificates import load_certificates, load_revocation_lists
+from casemate.endorsements.dcap import DcapCollateral, parse_dcap_collateral
+from casemate.endorsements.rim import Rim, parse_rim
+from casemate.errors import MalformedError
+
+_MAX_SIZE = 1024 * 1024
+_CURVES = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endorsements:
+    """What came along to verify evidence with; none of it is trusted by being here.
+
+    Args:
+        certificates: in the order in which they came.
+        revocation_lists: of any issuer.
+        dcap: Intel's collateral, if any.
+        rims: reference integrity manifests.
+        keys: DER SubjectPublicKeyInfo of bare public keys.
+    """
+
+    certificates: tuple[x509.Certificate, ...] = ()
+    revocation_lists: tuple[x509.CertificateRevocationList, ...] = ()
+    dcap: DcapCollateral | None = None
+    rims: tuple[Rim, ...] = ()
+    keys: tuple[bytes, ...] = ()
+
+
+def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
+    """Sort files by what they hold.
+
+    Args:
+        files: name and content of each: certificates, revocation lists and public keys in PEM or
+            DER, DCAP collateral in JSON, manifests in XML, keys in JWK.
+
+    Raises:
+        MalformedError: ``endorsements.*``, naming the file.
+    """
+    certificates: list[x509.Certificate] = []
+    lists: list[x509.CertificateRevocationList] = []
+    rims: list[Rim] = []
+    keys: list[bytes] = []
+    dcap: DcapCollateral | None = None
+    for name, content in files:
+        if content.lstrip()[:1] == b"<":
+            rims.append(parse_rim(content))
+        elif content.lstrip()[:1] == b"{":
+            value = decode_json(content, what=name, max_size=_MAX_SIZE)
+            if isinstance(value, dict) and "kty" in value:
+                keys.append(_jwk(name, value))
+            elif dcap is None:
+                dcap = parse_dcap_collateral(content)
+            else:
+                raise _unknown(name, "one file of DCAP collateral", "two")
+        elif b"-----BEGIN CERTIFICATE-----" in content:
+            certificates += load_certificates(content, what=name)
+        elif b"-----BEGIN X509 CRL-----" in content:
+            lists += load_revocation_lists(content, what=name)
+        elif b"-----BEGIN PUBLIC KEY-----" in content:
+            keys.append(_key(name, content))
+        else:
+            _sort_der(name, content, certificates, lists, keys)
+    return Endorsements(
+        certificates=tuple(certificates),
+        revocation_lists=tuple(lists),
+        dcap=dcap,
+        rims=tuple(rims),
+        keys=tuple(keys),
+    )
+
+
+def _sort_der(
+    name: str,
+    content: bytes,
+    certificates: list[x509.Certificate],
+    lists: list[x509.CertificateRevocationList],
+    keys: list[bytes],
+) -> None:
+    """DER doesn't say what it is: whatever reads it as a whole."""
+    try:
+        certificates += load_certificates(content, what=name)
+    except MalformedError:
+        try:
+            lists += load_revocation_lists(content, what=name)
+        except MalformedError:
+            keys.append(_key(name, content))
+
+
+def _key(name: str, content: bytes) -> bytes:
+    try:
+        pem = content.startswith(b"-----")
+        key = load_pem_public_key(content) if pem else load_der_public_key(content)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _unknown(
+            name, "certificates, revocation lists, collateral, a manifest or a key", "another file"
+        ) from error
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _jwk(name: str, value: Mapping[str, object]) -> bytes:
+    """A public key on a NIST curve. Source: RFC 7518, section 6.2.1."""
+    curve, x, y = (value.get(field) for field in ("crv", "x", "y"))
+    if value.get("kty") != "EC" or curve not in _CURVES or "d" in value:
+        raise _unknown(name, "a public key: EC on P-256, P-384 or P-521", str(value.get("kty")))
+    try:
+        numbers = [
+            int.from_bytes(base64.b64decode(str(each) + "==", altchars=b"-_", validate=True), "big")
+            for each in (x, y)
+        ]
+        public = ec.EllipticCurvePublicNumbers(numbers[0], numbers[1], _CURVES[str(curve)])
+        key = public.public_key()
+    except (ValueError, binascii.Error) as error:
+        raise _unknown(name, "a point on the curve", "another") from error
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _unknown(name: str, expected: str, got: str) -> MalformedError:
+    return MalformedError(
+        "endorsements.unknown",
+        f"{name} isn't an endorsement that is known",
+        field=name,
+        expected=expected,
+        got=got,
+    )

@@ -1,0 +1,134 @@
+"""One door for every kind of evidence that can be verified from files."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cryptography import x509
+
+from casemate.endorsements.collection import Endorsements
+from casemate.errors import UsageError
+from casemate.evidence import Tee
+from casemate.evidence.detect import RATLS
+from casemate.evidence.eventlog import LoggedEvent
+from casemate.verify.azure import verify_azure_snp, verify_azure_tdx
+from casemate.verify.cca import verify_cca
+from casemate.verify.checks import CheckList
+from casemate.verify.dcap import verify_quote
+from casemate.verify.eventlog import check_ccel, check_registers
+from casemate.verify.nitro import verify_nitro
+from casemate.verify.nvidia import verify_nvidia
+from casemate.verify.ratls import verify_attested_certificate
+from casemate.verify.report import VerifiedReport
+from casemate.verify.simulated import verify_simulated
+from casemate.verify.snp import verify_snp
+from casemate.verify.tpm import verify_tpm
+
+_WITH_RTMRS = (Tee.TDX, Tee.AZURE_TDX)
+_WITH_PCRS = (Tee.TPM, Tee.AZURE_SNP)
+_PCRS = 24
+
+
+def verify_anything(
+    kind: str,
+    data: bytes,
+    *,
+    endorsements: Endorsements,
+    at: datetime.datetime,
+    eventlog: Sequence[LoggedEvent] | None = None,
+    development_roots: Sequence[bytes] = (),
+    checks: CheckList,
+) -> VerifiedReport:
+    """Verify evidence under the vendors' pinned roots.
+
+    Args:
+        kind: as `casemate.evidence.detect.detect` names it.
+        data: the evidence.
+        endorsements: what came along.
+        at: the time at which all must be valid.
+        eventlog: held against the report's registers, if given.
+        development_roots: of simulated evidence.
+        checks: collects the checks, also of a verification that fails.
+
+    Raises:
+        MalformedError, NotGenuineError, UnavailableError: see each TEE's verifier.
+        UsageError: ``verify.eventlog`` where the evidence has no registers that a log fills.
+    """
+    certificates, lists = endorsements.certificates, endorsements.revocation_lists
+    dcap = endorsements.dcap
+    match kind:
+        case Tee.SGX | Tee.TDX:
+            report = verify_quote(data, collateral=dcap, at=at, checks=checks)
+        case Tee.SNP:
+            report = verify_snp(
+                data, certificates=certificates, revocation_lists=lists, at=at, checks=checks
+            )
+        case Tee.NITRO:
+            report = verify_nitro(data, at=at, checks=checks)
+        case Tee.TPM:
+            report = verify_tpm(data, checks=checks)
+        case Tee.AZURE_SNP:
+            report = verify_azure_snp(
+                data, certificates=certificates, revocation_lists=lists, at=at, checks=checks
+            )
+        case Tee.AZURE_TDX:
+            report = verify_azure_tdx(data, collateral=dcap, at=at, checks=checks)
+        case Tee.NVIDIA:
+            report = verify_nvidia(
+                data, chain=_device_chain(certificates), rims=endorsements.rims,
+                rim_roots=certificates, at=at, checks=checks,
+            )  # fmt: skip
+        case Tee.CCA:
+            report = verify_cca(data, platform_keys=endorsements.keys, checks=checks)
+        case Tee.SIMULATED:
+            with checks.check("simulated.signature", "a named development root signed it"):
+                report = verify_simulated(data, roots=development_roots)
+        case _ if kind == RATLS:
+            report = verify_attested_certificate(data, collateral=dcap, at=at, checks=checks)
+        case _:
+            raise UsageError(
+                "verify.tee", "evidence of that kind isn't verified by itself", field="--tee",
+                got=kind,
+            )  # fmt: skip
+    if eventlog is not None:
+        with checks.check("eventlog.replay", "the log gives the registers that were attested"):
+            _check_log(report, eventlog)
+    return replace(report, checks=checks.done())
+
+
+def _device_chain(certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """The device's chain, leaf first: from the certificate that issued none of the others."""
+    issuers = {each.issuer for each in certificates}
+    chain = [each for each in certificates if each.subject not in issuers][:1]
+    while chain and chain[-1].issuer != chain[-1].subject and len(chain) < len(certificates):
+        above = [each for each in certificates if each.subject == chain[-1].issuer]
+        if not above:
+            break
+        chain.append(above[0])
+    return chain
+
+
+def _check_log(report: VerifiedReport, eventlog: Sequence[LoggedEvent]) -> None:
+    if report.tee in _WITH_RTMRS:
+        check_ccel(eventlog, [_bytes(report, f"rtmr{number}") for number in range(4)])
+        return
+    if report.tee in _WITH_PCRS:
+        named = [number for number in range(_PCRS) if f"pcr{number}" in report.claims]
+        attested = {number: _bytes(report, f"pcr{number}") for number in named}
+        check_registers(eventlog, attested, algorithm="sha256", names={n: f"pcr{n}" for n in named})
+        return
+    raise UsageError(
+        "verify.eventlog",
+        "this evidence has no registers that an event log fills",
+        field="--eventlog",
+        expected="evidence of a TPM or of TDX",
+        got=report.tee,
+    )
+
+
+def _bytes(report: VerifiedReport, name: str) -> bytes:
+    value = report.claims[name]
+    assert isinstance(value, bytes)
+    return value

@@ -1,0 +1,194 @@
+"""Verify NVIDIA GPU reports.
+
+ 1. The report parses (`casemate.evidence.nvidia`).
+ 2. The device's chain ends in NVIDIA's pinned root.
+ 3. The leaf's firmware (FWID) is the report's.
+ 4. The leaf's key signed request and response.
+ 5. Both manifests, of the driver and of the VBIOS, are of the versions that the report names, are
+    signed, and their signers' chains end in NVIDIA's pinned root for manifests.
+ 6. Every measurement that a manifest gives is one of its values in the report.
+
+Source: see `casemate.evidence.nvidia` and `casemate.endorsements.rim`.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection, Sequence
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from casemate.endorsements.rim import Rim
+from casemate.errors import NotGenuineError, UnavailableError
+from casemate.evidence import Tee
+from casemate.evidence.nvidia import NvidiaReport, parse_nvidia_report
+from casemate.types import ReportData, Sha256
+from casemate.verify.chain import verify_chain
+from casemate.verify.checks import CheckList
+from casemate.verify.report import VerifiedReport
+from casemate.verify.roots import NVIDIA_DEVICE_ROOT, NVIDIA_RIM_ROOT
+
+_FWID_OIDS = ("2.23.133.5.4.1", "2.23.133.5.4.1.1")  # Hopper, Blackwell
+_NVDEC0_INDEX = 36
+
+
+def verify_nvidia(
+    data: bytes,
+    *,
+    chain: Sequence[x509.Certificate],
+    rims: Sequence[Rim],
+    rim_roots: Sequence[x509.Certificate] = (),
+    at: datetime.datetime,
+    device_roots: Collection[Sha256] = (NVIDIA_DEVICE_ROOT,),
+    manifest_roots: Collection[Sha256] = (NVIDIA_RIM_ROOT,),
+    checks: CheckList | None = None,
+) -> VerifiedReport:
+    """Verify a report.
+
+    Args:
+        data: request and response.
+        chain: the device's, leaf first.
+        rims: the manifests of driver and VBIOS; others are ignored.
+        rim_roots: the root certificate of manifests, where they don't carry it.
+        at: the time. Device certificates never end; only OCSP can revoke them.
+        device_roots, manifest_roots: fingerprints of the roots that are trusted.
+        checks: collects the checks.
+
+    Returns:
+        The report; it binds the 32-byte nonce, filled up with zeros.
+
+    Raises:
+        MalformedError: it can't be read.
+        UnavailableError: ``nvidia.no-rim`` where a manifest isn't at hand.
+        NotGenuineError: ``nvidia.*``, ``rim.*``.
+
+    Does not check: revocation; the claim ``revocation`` says so.
+    """
+    checks = CheckList() if checks is None else checks
+    with checks.check("nvidia.report", "the report has the form that the GPU gives it"):  # 1
+        report = parse_nvidia_report(data)
+    with checks.check("nvidia.chain", "the device's chain ends in NVIDIA's root"):  # 2
+        verify_chain(chain, roots=device_roots, at=at, what="nvidia")
+    with checks.check("nvidia.fwid", "the key belongs to the firmware that the report names"):  # 3
+        _check_fwid(report, chain[0])
+    with checks.check("nvidia.signature", "the device's key signed request and response"):  # 4
+        check_p384(chain[0], report.signature, report.signed, "nvidia.signature")
+    with checks.check("nvidia.rims", "NVIDIA signed the manifests of these versions"):  # 5
+        manifests = [
+            _manifest(rims, version, what)
+            for version, what in (
+                (report.driver_version, "driver"),
+                (report.vbios_version, "VBIOS"),
+            )
+        ]
+        for manifest in manifests:
+            _check_manifest(manifest, rim_roots, manifest_roots, at)
+    with checks.check("nvidia.measurements", "the GPU runs what the manifests say"):  # 6
+        compared = sum(_compare(report, manifest) for manifest in manifests)
+    return VerifiedReport(
+        tee=Tee.NVIDIA,
+        report_data=ReportData(report.nonce.ljust(ReportData.length, b"\0")),
+        claims={
+            "nonce": report.nonce,
+            "driver_version": report.driver_version,
+            "vbios_version": report.vbios_version,
+            "architecture": manifests[0].product,
+            "measurements": len(report.measurements),
+            "measurements_compared": compared,
+            "fwid": report.fwid or b"",
+            "revocation": "unknown",
+        },
+        checks=checks.done(),
+    )
+
+
+def check_p384(certificate: x509.Certificate, signature: bytes, signed: bytes, code: str) -> None:
+    """Verify a bare ECDSA signature, R and S of 48 bytes, with SHA-384.
+
+    Raises:
+        NotGenuineError: ``code``.
+    """
+    key = certificate.public_key()
+    r, s = int.from_bytes(signature[:48], "big"), int.from_bytes(signature[48:], "big")
+    try:
+        if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
+            raise InvalidSignature
+        key.verify(encode_dss_signature(r, s), signed, ec.ECDSA(hashes.SHA384()))
+    except InvalidSignature as error:
+        raise NotGenuineError(
+            code,
+            "the signature doesn't hold",
+            field="signature",
+            expected=f"by {certificate.subject.rfc4514_string()[:120]}, on P-384",
+            remedy="Nothing can repair it: it was changed, or somebody else made it.",
+        ) from error
+
+
+def _check_fwid(report: NvidiaReport, leaf: x509.Certificate) -> None:
+    values = [
+        extension.value.value
+        for extension in leaf.extensions
+        if extension.oid.dotted_string in _FWID_OIDS
+        and isinstance(extension.value, x509.UnrecognizedExtension)
+    ]
+    # The digest is the last thing in the extension's DER.
+    if report.fwid is None or not any(value.endswith(report.fwid) for value in values):
+        raise NotGenuineError(
+            "nvidia.fwid",
+            "the key isn't that of the firmware that the report names",
+            field="FWID",
+            expected=" or ".join(value[-48:].hex() for value in values) or "an FWID",
+            got=report.fwid.hex() if report.fwid is not None else "none",
+            remedy="Take report and chain from the same device, in one go.",
+        )
+
+
+def _manifest(rims: Sequence[Rim], version: str, what: str) -> Rim:
+    found = [rim for rim in rims if rim.version.upper() == version.upper()]
+    if len(found) != 1:
+        raise UnavailableError(
+            "nvidia.no-rim",
+            f"what the {what} {version} should measure to isn't known",
+            field=f"{what} manifest",
+            expected=f"one manifest of version {version}",
+            got=", ".join(rim.version for rim in rims) or "none",
+            remedy="Fetch it from NVIDIA's RIM service.",
+        )
+    return found[0]
+
+
+def _check_manifest(
+    manifest: Rim,
+    rim_roots: Sequence[x509.Certificate],
+    pinned: Collection[Sha256],
+    at: datetime.datetime,
+) -> None:
+    chain = list(manifest.certificates)
+    if chain[-1].subject != chain[-1].issuer:
+        chain += [each for each in rim_roots if each.subject == chain[-1].issuer][:1]
+    verify_chain(chain, roots=pinned, at=at, what="rim")
+    check_p384(chain[0], manifest.signature, manifest.signed, "rim.signature")
+
+
+def _compare(report: NvidiaReport, manifest: Rim) -> int:
+    """Rule 6; returns how many measurements were compared."""
+    compared = 0
+    for index, golden in sorted(manifest.golden.items()):
+        if index == _NVDEC0_INDEX and not report.nvdec0_enabled:
+            continue  # no decoder runs, so there's no firmware of it
+        got = report.measurements.get(index)
+        if got not in golden:
+            raise NotGenuineError(
+                "nvidia.measurement",
+                "the GPU runs other firmware than NVIDIA's manifest says",
+                field=f"measurement {index} of {manifest.version}",
+                expected=" or ".join(value.hex() for value in golden),
+                got=got.hex() if got is not None else "nothing",
+                remedy="Use the driver and VBIOS that the manifests are of.",
+            )
+        compared += 1
+    return compared

@@ -1,0 +1,112 @@
+"""``casemate verify`` as a program, on published evidence."""
+
+import json
+
+import pytest
+from tests.support.published import FOLDER, cases, needs_published
+
+from casemate.project.programs import casemate_command, run_program
+
+pytestmark = needs_published
+MILAN = FOLDER / "snp" / "milan_v3_report.bin"
+CHAIN = (
+    *("--endorsements", str(FOLDER / "snp" / "chains" / "ask_ark_milan.pem")),
+    *("--endorsements", str(FOLDER / "snp" / "milan_v3_vcek.pem")),
+    *("--at", "2026-06-01T00:00:00Z"),
+)
+CODES = {"valid": {0}, "invalid": {4, 6}, "parse-only": {6}, "binding-only": {6},
+         "tpm-and-binding-only": {6}}  # fmt: skip
+
+
+def verify(*arguments, code=None):
+    done = run_program(casemate_command("verify", *map(str, arguments), "--json"))
+    assert code is None or done.status == code, done.stdout + done.stderr
+    return done, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("case", cases(), ids=[case["name"] for case in cases()])
+def test_every_published_case(case):
+    arguments = [FOLDER / case["evidence"]]
+    for name in reversed(case.get("endorsements", [])):  # any order will do
+        arguments += ["--endorsements", FOLDER / name]
+    if case.get("at"):
+        arguments += ["--at", case["at"]]
+    done, report = verify(*arguments)
+    assert done.status in CODES[case["cryptography"]], report
+    assert report["tee"] == case["tee"]
+    assert report["genuine"] is (case["cryptography"] == "valid")
+    assert report["acceptable"] is None
+    assert (report["error"] is None) is report["genuine"]
+    for name, value in case.get("claims", {}).items() if report["genuine"] else ():
+        got = report["claims"][name.removesuffix("_prefix")]
+        assert got.startswith(value) if name.endswith("_prefix") else got == value
+
+
+def test_a_person_sees_each_check_and_the_verdict():
+    done = run_program(casemate_command("verify", str(MILAN), *CHAIN))
+    assert done.status == 0
+    assert "held   snp.signature" in done.stdout
+    assert "verdict:                  genuine" in done.stdout
+
+
+def test_evidence_for_another_occasion_is_not_genuine():
+    _, report = verify(MILAN, *CHAIN, "--report-data", "00ff", code=4)
+    assert report["error"]["code"] == "evidence.report-data"
+    assert report["claims"] == {}
+
+
+def test_a_policy_says_yes_or_names_every_mismatch(tmp_path):
+    _, report = verify(MILAN, *CHAIN, code=0)
+    policy = tmp_path / "policy.toml"
+    policy.write_text(_policy(report["claims"], vmpl=0))
+    _, accepted = verify(MILAN, *CHAIN, "--policy", policy, code=0)
+    assert accepted["acceptable"] is True
+    policy.write_text(_policy({**report["claims"], "measurement": "00" * 48}, vmpl=1))
+    _, refused = verify(MILAN, *CHAIN, "--policy", policy, code=5)
+    assert (refused["genuine"], refused["acceptable"]) == (True, False)
+    assert [m["field"] for m in refused["error"]["mismatches"]] == ["measurement", "vmpl"]
+
+
+def test_what_is_no_evidence_is_malformed(tmp_path):
+    (tmp_path / "x").write_bytes(b"nothing of the kind")
+    done, report = verify(tmp_path / "x", code=3)
+    assert report["tee"] is None
+    assert "Traceback" not in done.stderr
+
+
+def test_the_kind_can_be_insisted_on():
+    _, report = verify(MILAN, *CHAIN, "--tee", "nitro", code=3)
+    assert report["tee"] == "nitro"
+
+
+def test_an_event_log_is_held_against_registers_alone():
+    log = FOLDER / "tdx" / "eventlog_ccel.bin"
+    done = run_program(
+        casemate_command("verify", str(MILAN), *CHAIN, "--eventlog", str(log), "--json")
+    )
+    assert done.status == 2
+    assert "no registers" in done.stderr
+
+
+def _policy(claims, *, vmpl):
+    lines = ["version = 1", '[[policies."it".alternatives]]', 'tee = "snp"']
+    for name in ("measurement", "host_data", "family_id", "image_id", "id_key_digest"):
+        lines.append(f'{name} = {{ exactly = "{claims[name]}" }}')
+    for name in ("debug", "migration_agent", "smt_allowed", "single_socket"):
+        lines.append(f"{name} = {{ exactly = {str(claims[name]).lower()} }}")
+    lines += [
+        f"vmpl = {{ exactly = {vmpl} }}",
+        "guest_svn = { at_least = 1 }",
+        'author_key_digest = { unchecked = "the identity key is pinned" }',
+        'product = { any_of = ["Milan", "Genoa"] }',
+        'signer = { exactly = "vcek" }',
+        'csp_id = { unchecked = "a chip signs" }',
+        f'chip_id = {{ exactly = "{claims["chip_id"]}" }}',
+        "reported_tcb = { at_least = { bootloader = 4, snp = 24, microcode = 219 } }",
+        "committed_tcb = { at_least = { snp = 24 } }",
+        'launch_tcb = { unchecked = "the reported one counts" }',
+        'platform_info = { unchecked = "not this time" }',
+        'revocation = { unchecked = "no list at hand" }',
+        'launch = { unchecked = "no launcher" }',
+    ]
+    return "\n".join(lines) + "\n"
