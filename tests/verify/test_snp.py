@@ -1,0 +1,137 @@
+"""SEV-SNP reports of a machine of our own: one fault a case."""
+
+import pytest
+from tests.support.authorities import DAY, NOW, SnpPlatform, make
+
+from casemate.errors import CasemateError, NotGenuineError, UnavailableError
+from casemate.verify.chain import fingerprint
+from casemate.verify.snp import verify_snp
+
+MACHINE, OTHER = SnpPlatform(), SnpPlatform(chip=bytes(64 - 1) + b"\1")
+
+
+def verify(report, *, machine=MACHINE, certificates=None, lists=()):
+    return verify_snp(
+        report,
+        certificates=machine.certificates if certificates is None else certificates,
+        revocation_lists=lists,
+        at=NOW,
+        roots={"Milan": fingerprint(machine.ark.certificate)},
+    )
+
+
+def refused(code, report, **options):
+    with pytest.raises(CasemateError) as caught:
+        verify(report, **options)
+    assert caught.value.code == code
+    return caught.value
+
+
+def test_a_genuine_report():
+    report = verify(MACHINE.report())
+    assert report.report_data == b"\x11" * 64
+    assert report.claims["measurement"] == b"\x22" * 48
+    assert report.claims["reported_tcb"] == {
+        "bootloader": 4, "tee": 0, "snp": 24, "microcode": 219,
+    }  # fmt: skip
+    assert report.claims["revocation"] == "unknown"
+    assert [check.name for check in report.checks][-1] == "snp.signature"
+
+
+def test_a_debuggable_guest_is_genuine_and_says_so():
+    policy = (0x3001F | 1 << 19).to_bytes(8, "little")
+    assert verify(MACHINE.report(x008=policy)).claims["debug"] is True
+
+
+def test_another_chips_key():
+    refused("snp.signature", MACHINE.report(signer=OTHER.vcek))
+
+
+def test_another_chips_certificate():
+    refused("snp.chip-id", MACHINE.report(x1A0=OTHER.chip))
+
+
+def test_a_masked_chip():
+    refused("snp.chip-id", MACHINE.report(x1A0=bytes(64)))
+
+
+@pytest.mark.parametrize("part", [0, 1, 6, 7])
+@pytest.mark.parametrize("by", [-1, 1])
+def test_another_tcb_than_the_certificates(part, by):
+    tcb = bytearray((4, 1, 0, 0, 0, 0, 24, 219))
+    machine = SnpPlatform(tcb=(4, 1, 24, 219))
+    tcb[part] += by
+    refused("snp.reported-tcb", machine.report(x180=bytes(tcb)), machine=machine)
+
+
+def test_another_product_than_the_processors():
+    refused("snp.product", MACHINE.report(x188=b"\x19\x11\x01"))
+
+
+def test_a_vlek_where_a_vcek_signed():
+    error = refused("snp.no-certificate", MACHINE.report(x048=(1 << 2).to_bytes(4, "little")))
+    assert isinstance(error, UnavailableError)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_certificate_that_is_missing(missing):
+    certificates = MACHINE.certificates
+    del certificates[missing]
+    assert isinstance(
+        refused("snp.no-certificate", MACHINE.report(), certificates=certificates), UnavailableError
+    )
+
+
+def test_a_root_that_is_not_amds():
+    with pytest.raises(NotGenuineError) as caught:
+        verify_snp(MACHINE.report(), certificates=MACHINE.certificates, at=NOW)
+    assert caught.value.code == "snp.root"
+
+
+def test_a_leaf_that_has_ended():
+    machine = SnpPlatform(leaf_options={"end": NOW - DAY})
+    refused("snp.expired", machine.report(), machine=machine)
+
+
+def test_a_revoked_issuer():
+    lists = [MACHINE.ark.revocation_list(MACHINE.ask.certificate)]
+    refused("snp.revoked", MACHINE.report(), lists=lists)
+
+
+def test_a_revoked_leaf():
+    lists = [
+        MACHINE.ark.revocation_list(),
+        MACHINE.ask.revocation_list(MACHINE.vcek.certificate),
+    ]
+    refused("snp.revoked", MACHINE.report(), lists=lists)
+
+
+def test_lists_that_clear_it():
+    lists = [MACHINE.ark.revocation_list(), MACHINE.ask.revocation_list()]
+    assert verify(MACHINE.report(), lists=lists).claims["revocation"] == "checked"
+
+
+def test_an_outdated_list_tells_nothing():
+    lists = [MACHINE.ark.revocation_list(start=NOW - 3 * DAY, end=NOW - DAY)]
+    assert isinstance(refused("snp.no-crl", MACHINE.report(), lists=lists), UnavailableError)
+
+
+def test_flipping_any_signed_bit():
+    genuine = MACHINE.report()
+    for bit in range(0x2A0 * 8):
+        report = bytearray(genuine)
+        report[bit // 8] ^= 1 << (bit % 8)
+        with pytest.raises(CasemateError):
+            verify(bytes(report))
+            pytest.fail(f"bit {bit} isn't covered")
+
+
+def test_unsigned_bytes_after_the_signature_must_be_zero():
+    report = bytearray(MACHINE.report())
+    report[-1] = 1
+    refused("encoding.unexpected", bytes(report))
+
+
+def test_two_leaves_are_none():
+    certificates = [*MACHINE.certificates, make("SEV-VCEK", ca=False).certificate]
+    refused("snp.no-certificate", MACHINE.report(), certificates=certificates)
