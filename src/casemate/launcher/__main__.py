@@ -45,13 +45,14 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """Leave by an exception; again and again until clean-up begins, for one may get lost."""
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Leave by an exception; again where that one gets lost, for the interpreter ignores some."""
     del frame
 
-    def leave(_: int, frame: FrameType | None) -> NoReturn:
+    def leave(_: int, frame: FrameType | None) -> None:
         del frame
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt | SystemExit):  # else we do leave
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     signal.signal(signal.SIGALRM, leave)
     signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)

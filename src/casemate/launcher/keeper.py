@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import socket
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -21,17 +20,14 @@ from casemate.launcher.init import FORWARDED, Workload, run_init
 from casemate.launcher.isolation import choose_isolation, enter_isolation
 from casemate.launcher.newroot import NewRoot
 from casemate.launcher.options import LaunchOptions
-from casemate.launcher.storage import require_no_plain_swap
+from casemate.launcher.storage import PlainStorage, require_no_plain_swap
 from casemate.launcher.wire import error_from, error_message, receive_message, send_message
 from casemate.protocol.contract import LaunchContract
 from casemate.types import Secret
 
-GIVE_UP = signal.SIGALRM
-"""From the launcher: take everything down now."""
-
 
 class _LauncherGoneError(BaseException):
-    """The launcher has ended, or given up, before its workload: take everything down."""
+    """The launcher has ended before its workload: take everything down."""
 
 
 def run_keeper(
@@ -39,22 +35,22 @@ def run_keeper(
     contract: LaunchContract,
     environment: dict[str, str],
     options: LaunchOptions,
+    storage: PlainStorage,
 ) -> NoReturn:
     """Be the keeper. Never returns."""
     launcher = os.getppid()
 
     def gone(number: int, frame: FrameType | None) -> None:
-        del frame
-        if number == GIVE_UP or os.getppid() != launcher:
+        del number, frame
+        if os.getppid() != launcher:
             raise _LauncherGoneError
 
     try:
         signal.signal(signal.SIGTERM, gone)
-        signal.signal(GIVE_UP, gone)
         linux.die_with_parent(signal.SIGTERM)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         os.setsid()  # Ctrl-C reaches the launcher, which forwards it once
-        status = _keep(control, contract, environment, options, launcher)
+        status = _keep(control, contract, environment, options, storage, launcher)
         send_message(control, {"kind": "exit", "status": status})
     except CasemateError as error:
         _report(control, error)
@@ -71,6 +67,7 @@ def _keep(
     contract: LaunchContract,
     environment: dict[str, str],
     options: LaunchOptions,
+    storage: PlainStorage,
     launcher: int,
 ) -> int:
     def tell(event: str, sentence: str | None, **details: CborValue) -> None:
@@ -78,9 +75,6 @@ def _keep(
         if sentence is not None:
             message["sentence"] = sentence
         send_message(control, message)
-
-    def on_storage(folder: Path) -> None:
-        send_message(control, {"kind": "storage", "path": str(folder)})
 
     require_no_plain_swap(allow_disk=options.allow_disk)
     isolation = choose_isolation(options.root)
@@ -91,7 +85,7 @@ def _keep(
     init, to_init = _fork_init(workload)
     linux.forbid_dumps()
     try:
-        with NewRoot(contract, options, isolation, tell, on_storage) as root:
+        with NewRoot(contract, options, isolation, tell, storage) as root:
             try:
                 secrets = _receive_secrets(control)
                 try:
@@ -165,7 +159,7 @@ def _watch(control: socket.socket, to_init: socket.socket, init: int, launcher: 
 
 def _heed_no_more() -> None:
     """From here on everything is taken down, and nothing may cut that short."""
-    for number in (*FORWARDED, GIVE_UP):
+    for number in FORWARDED:
         signal.signal(number, signal.SIG_IGN)
 
 

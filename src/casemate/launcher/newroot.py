@@ -17,7 +17,7 @@ from casemate.image.reader import SealedImage, open_image
 from casemate.launcher import linux
 from casemate.launcher.isolation import Isolation
 from casemate.launcher.options import LaunchOptions, OpenChoice
-from casemate.launcher.storage import memory_directory, remove_tree
+from casemate.launcher.storage import PlainStorage
 from casemate.protocol.contract import ImageMount, LaunchContract, SecretPlacement
 from casemate.types import Secret
 
@@ -54,7 +54,7 @@ class NewRoot(contextlib.ExitStack):
         options: the host's part: where images lie, how to open them.
         isolation: what was entered.
         tell: told of each step: event, sentence, details.
-        on_storage: told of a folder of decrypted files that no mount hides, before it is filled.
+        storage: where decrypted files go when nothing can be mounted.
     """
 
     def __init__(
@@ -63,14 +63,14 @@ class NewRoot(contextlib.ExitStack):
         options: LaunchOptions,
         isolation: Isolation,
         tell: Callable[..., None],
-        on_storage: Callable[[Path], None],
+        storage: PlainStorage,
     ) -> None:
         super().__init__()
         self._contract = contract
         self._options = options
         self._isolation = isolation
         self._tell = tell
-        self._on_storage = on_storage
+        self._storage = storage
         self._where = "memory"
 
     def build(self, secrets: dict[str, Secret]) -> Path:
@@ -111,9 +111,8 @@ class NewRoot(contextlib.ExitStack):
 
     def _root(self, root: Opened, *, needed: int) -> Path:
         if not self._isolation.can_mount:
-            base, self._where = memory_directory(needed, allow_disk=self._options.allow_disk)
-            self._on_storage(base)
-            self.callback(remove_tree, base)
+            self.callback(self._storage.remove)
+            base, self._where = self._storage.make(needed, allow_disk=self._options.allow_disk)
             return self._extract_root(root, base / "root")
         base = self._memory_base()
         if self._options.open is OpenChoice.MOUNT:

@@ -8,8 +8,6 @@ import resource
 import signal
 import socket
 import threading
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -18,16 +16,13 @@ from casemate.evidence import Attester, Evidence
 from casemate.launcher import linux
 from casemate.launcher.environment import workload_environment
 from casemate.launcher.init import FORWARDED
-from casemate.launcher.keeper import GIVE_UP, run_keeper
+from casemate.launcher.keeper import run_keeper
 from casemate.launcher.options import LaunchOptions
 from casemate.launcher.status import Status
-from casemate.launcher.storage import remove_tree
+from casemate.launcher.storage import PlainStorage
 from casemate.launcher.wire import error_from, receive_message, send_message
 from casemate.protocol.contract import MAX_SIZE, LaunchContract
 from casemate.types import ReportData
-
-_PATIENCE = 5.0
-_PAUSE = 0.02
 
 
 def run_launch(options: LaunchOptions, status: Status) -> int:
@@ -50,17 +45,16 @@ def run_launch(options: LaunchOptions, status: Status) -> int:
     # The keeper comes before any thread, socket or key: a fork copies what there is.
     # A request to stop waits until whoever gets it knows of the other.
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
-    keeper, control = _fork_keeper(contract, environment, options)
-    plain = _PlainFiles()
+    storage = PlainStorage()
+    keeper, control = _fork_keeper(contract, environment, options, storage)
     with control:
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
             linux.forbid_dumps()
             _fetch_and_hand_over(contract, options, status, control)
-            return _attend(control, keeper, status, plain)
+            return _attend(control, keeper, status)
         finally:
-            _end(keeper, control)
-            plain.remove()
+            _end(keeper, storage)
 
 
 def _read_contract(path: Path) -> bytes:
@@ -77,13 +71,16 @@ def _read_contract(path: Path) -> bytes:
 
 
 def _fork_keeper(
-    contract: LaunchContract, environment: dict[str, str], options: LaunchOptions
+    contract: LaunchContract,
+    environment: dict[str, str],
+    options: LaunchOptions,
+    storage: PlainStorage,
 ) -> tuple[int, socket.socket]:
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         ours.close()
-        run_keeper(theirs, contract, environment, options)
+        run_keeper(theirs, contract, environment, options, storage)
     theirs.close()
     return pid, ours
 
@@ -101,19 +98,7 @@ def _fetch_and_hand_over(
         send_message(control, {"secrets": values})
 
 
-@dataclass(slots=True)
-class _PlainFiles:
-    """Where the keeper put decrypted files that don't vanish with its mounts."""
-
-    folder: Path | None = None
-
-    def remove(self) -> None:
-        """Remove what a keeper that was killed couldn't."""
-        if self.folder is not None:
-            remove_tree(self.folder)
-
-
-def _attend(control: socket.socket, keeper: int, status: Status, plain: _PlainFiles) -> int:
+def _attend(control: socket.socket, keeper: int, status: Status) -> int:
     """Pass on what the keeper reports until the workload has ended."""
     while (message := receive_message(control)) is not None:
         match message.take("kind", str):
@@ -124,8 +109,6 @@ def _attend(control: socket.socket, keeper: int, status: Status, plain: _PlainFi
                     message.take_optional("sentence", str),
                     **{name: details.take_any(name) for name in details.names()},
                 )
-            case "storage":
-                plain.folder = Path(message.take("path", str))
             case "started":
                 # Until now a request to stop ended the launch; now it is the workload's.
                 _forward_signals(keeper)
@@ -154,20 +137,17 @@ def _forward_signals(keeper: int) -> None:
         signal.signal(number, forward)
 
 
-def _end(keeper: int, control: socket.socket) -> None:
-    """Have the keeper take everything down, if it hasn't, and wait for that."""
-    signal.setitimer(signal.ITIMER_REAL, 0)  # see `casemate.launcher.__main__`
-    for number in FORWARDED:
+def _end(keeper: int, storage: PlainStorage) -> None:
+    """End the keeper and all that it started, and remove what decrypted files it leaves.
+
+    Killed, not asked: its mounts vanish with their namespace, the workload's processes with their
+    init, and the rest is removed here. So no race with whatever the keeper is doing is left.
+    """
+    for number in (*FORWARDED, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
-    control.close()
-    deadline = time.monotonic() + _PATIENCE
-    with contextlib.suppress(ProcessLookupError, ChildProcessError):
-        # Said more than once: what a signal's handler raises is lost where the interpreter runs a
-        # clean-up of its own.
-        while os.waitpid(keeper, os.WNOHANG) == (0, 0):
-            os.kill(keeper, GIVE_UP if time.monotonic() < deadline else signal.SIGKILL)
-            time.sleep(_PAUSE)
+    os.kill(keeper, signal.SIGKILL)
     linux.end_every_child()
+    storage.remove()
 
 
 class _Attesting:

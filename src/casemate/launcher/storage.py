@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from pathlib import Path
 
@@ -30,46 +31,64 @@ def require_no_plain_swap(*, allow_disk: bool) -> None:
         )
 
 
-def memory_directory(needed: int, *, allow_disk: bool) -> tuple[Path, str]:
-    """A new private directory for decrypted files, for when nothing can be mounted.
+class PlainStorage:
+    """Where decrypted files go when nothing can be mounted.
 
-    Args:
-        needed: how many bytes must fit.
-        allow_disk: fall back to storage that isn't memory.
-
-    Returns:
-        The directory, and in words what it lies on.
-
-    Raises:
-        UsageError: ``launcher.storage`` where no storage fits.
+    Its name is settled before anything is made, so that whoever holds this can remove the files,
+    also those of a process that was killed while it made them.
     """
-    seen = []
+
+    def __init__(self) -> None:
+        self._name = f"casemate-root-{secrets.token_hex(16)}"
+
+    def make(self, needed: int, *, allow_disk: bool) -> tuple[Path, str]:
+        """Make a private directory for decrypted files.
+
+        Args:
+            needed: how many bytes must fit.
+            allow_disk: fall back to storage that isn't memory.
+
+        Returns:
+            The directory, and in words what it lies on.
+
+        Raises:
+            UsageError: ``launcher.storage`` where no storage fits.
+        """
+        seen = []
+        for candidate in _memory_candidates():
+            reason = _unfit(candidate, needed)
+            if reason is None:
+                return self._made(candidate), f"memory ({candidate})"
+            seen.append(f"{candidate}: {reason}")
+        if allow_disk:
+            return self._made(tempfile.gettempdir()), "A DISK: nothing protects it there"
+        raise UsageError(
+            "launcher.storage",
+            f"no memory-backed storage can hold {needed >> 20} MiB of decrypted, executable files",
+            field="storage",
+            expected="tmpfs that is writable and not noexec",
+            got="; ".join(seen),
+            remedy="Mount one (docker run --tmpfs /run:exec,size=1g; in Kubernetes an emptyDir "
+            "with medium: Memory), or accept the leak with --allow-disk.",
+        )
+
+    def remove(self) -> None:
+        """Remove the directory, as far as it is there."""
+        for base in (*_memory_candidates(), tempfile.gettempdir()):
+            if (folder := Path(base, self._name)).exists():
+                import shutil  # at the end of a launch, not at its start
+
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _made(self, base: str) -> Path:
+        folder = Path(base, self._name)
+        folder.mkdir(mode=0o700)
+        return folder
+
+
+def _memory_candidates() -> tuple[str, ...]:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    for candidate in (*((runtime,) if runtime else ()), *_CANDIDATES):
-        reason = _unfit(candidate, needed)
-        if reason is None:
-            return Path(
-                tempfile.mkdtemp(prefix="casemate-root-", dir=candidate)
-            ), f"memory ({candidate})"
-        seen.append(f"{candidate}: {reason}")
-    if allow_disk:
-        return Path(tempfile.mkdtemp(prefix="casemate-root-")), "A DISK: nothing protects it there"
-    raise UsageError(
-        "launcher.storage",
-        f"no memory-backed storage can hold {needed >> 20} MiB of decrypted, executable files",
-        field="storage",
-        expected="tmpfs that is writable and not noexec",
-        got="; ".join(seen),
-        remedy="Mount one (docker run --tmpfs /run:exec,size=1g; in Kubernetes an emptyDir with "
-        "medium: Memory), or accept the leak with --allow-disk.",
-    )
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder of decrypted files, as far as it is still there."""
-    import shutil  # at the end of a launch, not at its start
-
-    shutil.rmtree(folder, ignore_errors=True)
+    return (*((runtime,) if runtime else ()), *_CANDIDATES)
 
 
 def _unfit(candidate: str, needed: int) -> str | None:

@@ -18,7 +18,7 @@ from typing import Protocol
 from casemate.errors import InternalError, UsageError
 from casemate.launcher.isolation import choose_isolation
 from casemate.launcher.options import RootChoice
-from casemate.launcher.storage import memory_directory
+from casemate.launcher.storage import PlainStorage
 from casemate.project.classifier import build_classifier
 from casemate.project.demo.data import DemoData, ensure_demo_data
 from casemate.project.demo.owner import Workshop
@@ -259,8 +259,9 @@ class _Demo:
         """Insist on a disk only where this machine has no memory that files can be run from."""
         if choose_isolation(RootChoice.AUTO).can_mount:
             return ()
+        storage = PlainStorage()
         try:
-            folder, _ = memory_directory(_ROOT_BYTES, allow_disk=False)
+            storage.make(_ROOT_BYTES, allow_disk=False)
         except UsageError as error:
             if error.code != "launcher.storage":
                 raise
@@ -269,7 +270,8 @@ class _Demo:
                 "go to ITS DISK for the demo (--allow-disk); the launcher refuses that by itself"
             )
             return ("--allow-disk",)
-        folder.rmdir()
+        finally:
+            storage.remove()
         return ()
 
 
@@ -331,5 +333,6 @@ def _processes_about(folder: Path) -> list[str]:
         with contextlib.suppress(OSError):
             command = (entry / "cmdline").read_bytes()
             if str(folder).encode() in command:
-                found.append(f"process {entry.name}")
+                shown = command.replace(b"\0", b" ").decode(errors="replace")
+                found.append(f"process {entry.name}: {shown[:100]}")
     return found
