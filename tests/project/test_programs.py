@@ -6,13 +6,14 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from casemate.errors import UnavailableError
-from casemate.project.programs import Services, pick_port, run_program
+from casemate.project.programs import Services, pick_port, run_program, undisturbed
 
 
 def _alive(pid: int) -> bool:
@@ -87,3 +88,27 @@ def test_a_taken_port_is_not_picked():
         taken = holder.getsockname()[1]
 
         assert pick_port(taken) != taken
+
+
+def test_an_interruption_waits_for_the_end_also_where_other_threads_run():
+    done, ended = threading.Event(), False
+    thread = threading.Thread(target=done.wait, args=(30,))
+    thread.start()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt), undisturbed():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            ended = True
+    finally:
+        done.set()
+        thread.join()
+
+    assert ended
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interruption_is_heeded_also_where_the_work_failed():
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise ValueError

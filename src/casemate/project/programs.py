@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -200,14 +201,30 @@ def _stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> int:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Within, Ctrl-C and its like wait; they come into effect at the end."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-    try:
+    """Within, Ctrl-C and its like wait; they come into effect at the end.
+
+    Not by masking them: a signal then goes to another thread, and Python heeds it all the same.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals are heeded there alone
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+        return
+    waiting: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        del frame
+        waiting.append(number)
+
+    def heed() -> None:
+        for number in waiting:
+            signal.raise_signal(number)
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(heed)
+        for number in _STOPS:
+            stack.callback(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, remember)
+        yield
 
 
 def _die_with_parent() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
