@@ -116,7 +116,8 @@ def test_evidence_is_verified_before_anything_that_it_binds():
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"tee": "sgx"}, "evidence.tee"),
+        ({"tee": "tcb"}, "evidence.tee"),
+        ({"tee": "nvidia"}, "evidence.tee"),
         ({"tee": 1}, "encoding.field"),
         ({"endorsements": ["text"]}, "evidence.endorsements"),
         ({"endorsements": [b""] * 17}, "evidence.endorsements"),

@@ -41,6 +41,7 @@ from casemate.protocol.contract import (
 from casemate.tee.identity_key import IdentityKey
 from casemate.tee.simulated import DevelopmentRoot, SimulatedTee
 from casemate.types import Sha384, sha384
+from casemate.verify.roots import VENDOR_ROOTS, VendorRoots
 
 _SECONDS = 10.0
 
@@ -83,7 +84,10 @@ def launcher_tee(
 
 
 def fetched(
-    contract: LaunchContract, tee: Attester | None = None, *, timeout: float = 0.0
+    contract: LaunchContract,
+    tee: Attester | None = None,
+    *,
+    timeout: float = 0.0,
 ) -> dict[str, bytes]:
     """What a launcher gets for its contract; without ``timeout`` it tries once."""
     status = Status(as_json=False, began=time.monotonic())
@@ -173,6 +177,8 @@ def running_broker(
     attester: Attester = BROKER_KEY,
     limits: Limits | None = None,
     port: int = 0,
+    endorsements: tuple[Path, ...] = (),
+    vendors: VendorRoots = VENDOR_ROOTS,
 ) -> Iterator[RunningBroker]:
     """Run a broker while the block runs.
 
@@ -184,6 +190,7 @@ def running_broker(
         attester: who it is.
         limits: of its connections.
         port: where it listens; a free one if not given.
+        endorsements, vendors: for launchers on hardware.
     """
     port = pick_port(port)
     contract = contract or contract_at(port)
@@ -203,6 +210,8 @@ def running_broker(
             attester=attester,
             audit=audit,
             limits=limits or Limits(),
+            endorsements=endorsements,
+            vendors=vendors,
         )
         with _serving(config) as stop:
             yield RunningBroker(port, contract, folder / "audit.jsonl", stop)

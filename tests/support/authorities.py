@@ -87,28 +87,31 @@ def make(
     return Authority(key, builder.sign((issuer or Authority(key, None)).key, hashes.SHA384()))
 
 
-@dataclass
+@dataclass(eq=False)
 class SnpPlatform:
     """An AMD machine of our own: its chain, and reports of guests on it.
 
     Args:
         tcb: bootloader, tee, snp, microcode that the leaf is derived for.
+        until: the end of its certificates.
     """
 
     tcb: tuple[int, int, int, int] = (4, 0, 24, 219)
     chip: bytes = CHIP
-    ark: Authority = field(default_factory=lambda: make("ARK-Milan"))
+    until: datetime.datetime = NOW + 365 * DAY
+    ark: Authority | None = None
     leaf_options: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.ask = self.ark.issue("SEV-Milan", path_length=0)
+        self.ark = self.ark or make("ARK-Milan", end=self.until)
+        self.ask = self.ark.issue("SEV-Milan", path_length=0, end=self.until)
         parts = zip(("3.1", "3.2", "3.3", "3.8"), self.tcb, strict=True)
         extensions = {
             f"{_AMD}.2": b"\x16\x08Milan-B0",
             f"{_AMD}.4": self.chip,
             **{f"{_AMD}.{part}": _integer(value) for part, value in parts},
         }
-        options = {"ca": False, "extensions": extensions, **self.leaf_options}
+        options = {"ca": False, "extensions": extensions, "end": self.until, **self.leaf_options}
         self.vcek = self.ask.issue("SEV-VCEK", **options)
 
     @property

@@ -132,6 +132,11 @@ def test_unsigned_bytes_after_the_signature_must_be_zero():
     refused("encoding.unexpected", bytes(report))
 
 
-def test_two_leaves_are_none():
-    certificates = [*MACHINE.certificates, make("SEV-VCEK", ca=False).certificate]
-    refused("snp.no-certificate", MACHINE.report(), certificates=certificates)
+def test_of_several_leaves_the_reports_own_is_taken():
+    others = [SnpPlatform(tcb=(4, 0, 23, 219)).vcek, OTHER.vcek, make("SEV-VCEK", ca=False)]
+    others = [each.certificate for each in others]
+    assert verify(
+        MACHINE.report(), certificates=[*others, *MACHINE.certificates, MACHINE.certificates[1]]
+    )
+    amd = [MACHINE.ark.certificate, MACHINE.ask.certificate]
+    refused("snp.no-certificate", MACHINE.report(), certificates=[*others, *amd])

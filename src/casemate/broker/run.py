@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +19,7 @@ from casemate.broker.admission import PeerRefusedError, admit
 from casemate.broker.audit import AuditTrail, describe_peer
 from casemate.broker.service import KeyBrokerService
 from casemate.broker.store import SecretStore, load_secrets
+from casemate.channel.knowledge import knowledge_from_files
 from casemate.channel.party import ChannelParty, Limits
 from casemate.channel.server import AttestedServer, ChannelEvent, ChannelEventKind
 from casemate.channel.sockets import socket_directory
@@ -27,6 +28,7 @@ from casemate.evidence import Attester
 from casemate.policy import PolicyDocument
 from casemate.policy.document import MAX_SIZE
 from casemate.protocol.key_broker import MAX_MESSAGE
+from casemate.verify.roots import VENDOR_ROOTS, VendorRoots
 
 _WORKERS = 8
 _GRACE_SECONDS = 5.0
@@ -44,6 +46,9 @@ class BrokerConfig:
         attester: proves who the broker is.
         audit: where audit lines go.
         limits: bounds on what peers can cost.
+        endorsements: files of the vendors', for launchers whose evidence is hardware's; read at
+            the start.
+        vendors: the vendors' roots; others only in tests with authorities of their own.
     """
 
     policy: Path
@@ -53,6 +58,8 @@ class BrokerConfig:
     attester: Attester
     audit: TextIO
     limits: Limits = field(default_factory=Limits)
+    endorsements: tuple[Path, ...] = ()
+    vendors: VendorRoots = VENDOR_ROOTS
 
 
 def run_broker(config: BrokerConfig, *, on_ready: Callable[[str, int], None]) -> None:
@@ -81,7 +88,11 @@ async def _serve(
     with socket_directory() as directory:
         inner = directory / "key-broker"
         endpoint = AttestedServer(
-            party=ChannelParty(attester=config.attester, anchors=document.trust_anchors()),
+            party=ChannelParty(
+                attester=config.attester,
+                anchors=replace(document.trust_anchors(), vendors=config.vendors),
+                knowledge=knowledge_from_files(config.endorsements),
+            ),
             judge=lambda peer: admit(document, peer),
             inner=inner,
             on_event=lambda event: _audit_connection(audit, event),

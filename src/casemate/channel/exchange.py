@@ -36,5 +36,11 @@ def judge_evidence(
     party: ChannelParty, turn: JudgeEvidence, judge: Callable[[VerifiedPeer], T]
 ) -> T:
     """Verify the peer's evidence for this connection, then ask ``judge``, who raises to refuse."""
-    peer = verify_peer(turn.presented, anchors=party.anchors, spki=turn.spki, nonce=turn.nonce)
+    peer = verify_peer(
+        turn.presented,
+        anchors=party.anchors,
+        spki=turn.spki,
+        nonce=turn.nonce,
+        known=party.knowledge(turn.presented.evidence) if party.knowledge is not None else None,
+    )
     return judge(peer)

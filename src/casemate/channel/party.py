@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from casemate.errors import NotAcceptableError
-from casemate.evidence import Attester
+from casemate.evidence import Attester, Evidence
 from casemate.types import Sha384
-from casemate.verify import TrustAnchors
+from casemate.verify import Known, TrustAnchors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,11 +19,14 @@ class ChannelParty:
         attester: makes our evidence.
         anchors: the keys under which the peer's evidence may be genuine.
         launch: SHA-384 of our launch contract, if we are a launcher.
+        knowledge: what hardware's evidence is held against, now; may block. None: no such evidence
+            is accepted.
     """
 
     attester: Attester
     anchors: TrustAnchors
     launch: Sha384 | None = None
+    knowledge: Callable[[Evidence], Known] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,13 @@ from casemate.project.attesters import broker_attester
     type=click.Path(dir_okay=False, path_type=Path),
     help="The identity key of a broker outside a TEE (casemate key new --for identity).",
 )
+@click.option(
+    "--endorsements",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="What the vendors say of launchers' hardware: certificates, revocation lists, DCAP "
+    "collateral, manifests, keys; may be given several times.",
+)
 @tee_options
 @click.option(
     "--audit",
@@ -51,6 +58,7 @@ def command(
     secrets: Path,
     listen: tuple[str, int],
     identity: Path | None,
+    endorsements: tuple[Path, ...],
     tee: str | None,
     development_root: Path | None,
     audit: Path,
@@ -79,6 +87,7 @@ def command(
             port=listen[1],
             attester=attester,
             audit=stream,
+            endorsements=endorsements,
         )
         run_broker(config, on_ready=ready)
     click.echo("casemate broker: stopped", err=True)

@@ -33,8 +33,10 @@ class Tee(StrEnum):
     """No TEE: a long-lived key signs, and its holder is trusted by name (a pinned broker)."""
 
 
-CHANNEL_TEES = (Tee.SIMULATED, Tee.IDENTITY_KEY)
-"""Those whose evidence opens attested channels today (specs/attested-channel.md)."""
+CHANNEL_TEES = tuple(tee for tee in Tee if tee is not Tee.NVIDIA)
+"""Those whose evidence opens attested channels (specs/attested-channel.md, "Evidence message").
+
+A GPU answers anybody's nonce: alone, its evidence doesn't tell who is at the other end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from casemate.channel.client import attested_tunnel
 from casemate.channel.party import ChannelParty, RefusedByPeerError
 from casemate.errors import CasemateError, UnavailableError
-from casemate.evidence import Attester
+from casemate.evidence import Attester, Evidence
 from casemate.launcher.status import Status
 from casemate.policy import PolicyDocument, appraise
 from casemate.protocol import VerifiedPeer
@@ -21,7 +21,7 @@ from casemate.protocol.key_broker import (
     parse_reply,
 )
 from casemate.types import Secret
-from casemate.verify import TrustAnchors
+from casemate.verify import Known, TrustAnchors
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
@@ -29,7 +29,12 @@ _CALL_SECONDS = 30.0
 
 
 def fetch_secrets(
-    contract: LaunchContract, attester: Attester, *, timeout: float, status: Status
+    contract: LaunchContract,
+    attester: Attester,
+    *,
+    timeout: float,
+    status: Status,
+    knowledge: Callable[[Evidence], Known] | None = None,
 ) -> dict[str, Secret]:
     """Fetch every secret that the contract names.
 
@@ -38,6 +43,7 @@ def fetch_secrets(
         attester: the TEE that we run in.
         timeout: how long to wait for a broker that is out of reach, in seconds.
         status: told of progress.
+        knowledge: what the evidence of a broker on hardware is held against.
 
     Raises:
         UnavailableError: the broker stays out of reach.
@@ -45,7 +51,9 @@ def fetch_secrets(
         RefusedByPeerError: it refuses us.
     """
     anchors, judge = _expected_broker(contract.broker)
-    party = ChannelParty(attester=attester, anchors=anchors, launch=contract.digest())
+    party = ChannelParty(
+        attester=attester, anchors=anchors, launch=contract.digest(), knowledge=knowledge
+    )
     deadline = time.monotonic() + timeout
     pause = _FIRST_PAUSE
     while True:

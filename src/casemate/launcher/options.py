@@ -38,6 +38,7 @@ class LaunchOptions:
         environment: values for variables that the contract leaves to the host.
         tee: the TEE that the launcher runs in.
         development_root: the simulated TEE's key; None for the user's own.
+        endorsements: files of the vendors', for a broker whose evidence is hardware's.
         root: how the workload is parted from the host.
         open: how images are opened.
         allow_disk: open images on storage that isn't memory, or with unencrypted swap.
@@ -51,6 +52,7 @@ class LaunchOptions:
     environment: dict[str, str]
     tee: str
     development_root: Path | None
+    endorsements: tuple[Path, ...]
     root: RootChoice
     open: OpenChoice
     allow_disk: bool
@@ -92,6 +94,7 @@ def parse_options(arguments: list[str]) -> LaunchOptions:
         environment=dict(known.env),
         tee=known.tee,
         development_root=known.development_root,
+        endorsements=tuple(known.endorsements),
         root=RootChoice(known.root),
         open=OpenChoice(known.open),
         allow_disk=known.allow_disk,
@@ -119,6 +122,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a variable that the contract leaves to the host")  # fmt: skip
     add("--tee", choices=["simulated"], required=True, help="the TEE; simulated protects nothing")
     add("--development-root", type=Path, metavar="FILE", help="the simulated TEE's key")
+    add("--endorsements", type=Path, action="append", default=[], metavar="FILE",
+        help="what the vendors say of a broker's hardware; may be given several times")  # fmt: skip
     add("--root", choices=list(RootChoice), default="auto",
         help="how the workload is parted from the host  [default: auto]")  # fmt: skip
     add("--open", choices=list(OpenChoice), default="auto",

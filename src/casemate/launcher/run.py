@@ -88,10 +88,17 @@ def _fork_keeper(
 def _fetch_and_hand_over(
     contract: LaunchContract, options: LaunchOptions, status: Status, control: socket.socket
 ) -> None:
-    from casemate.launcher.fetch import fetch_secrets  # after the fork: the keeper needs no TLS
+    # After the fork: the keeper needs no TLS.
+    from casemate.channel.knowledge import knowledge_from_files
+    from casemate.launcher.fetch import fetch_secrets
 
-    attester = _Attesting(options)
-    secrets = fetch_secrets(contract, attester, timeout=options.broker_timeout, status=status)
+    secrets = fetch_secrets(
+        contract,
+        _Attesting(options),
+        timeout=options.broker_timeout,
+        status=status,
+        knowledge=knowledge_from_files(options.endorsements),
+    )
     values = {name: secret.reveal() for name, secret in secrets.items()}
     # A keeper that has failed already says why on the same socket; `_attend` reads it.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):

@@ -9,7 +9,7 @@ from casemate.errors import MalformedError
 from casemate.evidence import CHANNEL_TEES, Evidence, Tee
 from casemate.protocol.binding import Claims, bound_claims
 from casemate.types import Nonce
-from casemate.verify import TrustAnchors, VerifiedReport, verify_evidence
+from casemate.verify import Known, TrustAnchors, VerifiedReport, verify_evidence
 
 MAX_PRESENTED_SIZE = 256 * 1024
 _MAX_ENDORSEMENTS = 16
@@ -84,7 +84,12 @@ class VerifiedPeer:
 
 
 def verify_peer(
-    presented: PresentedEvidence, *, anchors: TrustAnchors, spki: bytes, nonce: Nonce | None
+    presented: PresentedEvidence,
+    *,
+    anchors: TrustAnchors,
+    spki: bytes,
+    nonce: Nonce | None,
+    known: Known | None = None,
 ) -> VerifiedPeer:
     """Verify what a peer presents.
 
@@ -93,13 +98,15 @@ def verify_peer(
         anchors: the keys at the end of the chains.
         spki: DER SubjectPublicKeyInfo of the key that the peer proved to hold.
         nonce: what makes it fresh (`casemate.protocol.binding.bound_claims`).
+        known: what hardware's evidence is held against.
 
     Raises:
         MalformedError: evidence or claims can't be parsed.
         NotGenuineError: signature, chain or binding doesn't hold.
+        UnavailableError: it can't be told with what is known.
     """
     # 1. The evidence itself: nothing in it counts before this.
-    report = verify_evidence(presented.evidence, anchors=anchors)
+    report = verify_evidence(presented.evidence, anchors=anchors, known=known)
     # 2. What it binds: claims, key, freshness.
     claims = bound_claims(
         presented.claims_buffer, report_data=report.report_data, spki=spki, nonce=nonce

@@ -22,6 +22,7 @@ from casemate.verify.nitro import verify_nitro
 from casemate.verify.nvidia import verify_nvidia
 from casemate.verify.ratls import verify_attested_certificate
 from casemate.verify.report import VerifiedReport
+from casemate.verify.roots import VENDOR_ROOTS, VendorRoots
 from casemate.verify.simulated import verify_simulated
 from casemate.verify.snp import verify_snp
 from casemate.verify.tpm import verify_tpm
@@ -39,6 +40,7 @@ def verify_anything(
     at: datetime.datetime,
     eventlog: Sequence[LoggedEvent] | None = None,
     development_roots: Sequence[bytes] = (),
+    roots: VendorRoots = VENDOR_ROOTS,
     checks: CheckList,
 ) -> VerifiedReport:
     """Verify evidence under the vendors' pinned roots.
@@ -50,6 +52,7 @@ def verify_anything(
         at: the time at which all must be valid.
         eventlog: held against the report's registers, if given.
         development_roots: of simulated evidence.
+        roots: the vendors'; others only in tests with authorities of their own.
         checks: collects the checks, also of a verification that fails.
 
     Raises:
@@ -60,25 +63,28 @@ def verify_anything(
     dcap = endorsements.dcap
     match kind:
         case Tee.SGX | Tee.TDX:
-            report = verify_quote(data, collateral=dcap, at=at, checks=checks)
+            report = verify_quote(data, collateral=dcap, at=at, root=roots.intel, checks=checks)
         case Tee.SNP:
             report = verify_snp(
-                data, certificates=certificates, revocation_lists=lists, at=at, checks=checks
-            )
+                data, certificates=certificates, revocation_lists=lists, at=at, roots=roots.amd,
+                checks=checks,
+            )  # fmt: skip
         case Tee.NITRO:
-            report = verify_nitro(data, at=at, checks=checks)
+            report = verify_nitro(data, at=at, roots=(roots.nitro,), checks=checks)
         case Tee.TPM:
             report = verify_tpm(data, checks=checks)
         case Tee.AZURE_SNP:
             report = verify_azure_snp(
-                data, certificates=certificates, revocation_lists=lists, at=at, checks=checks
-            )
+                data, certificates=certificates, revocation_lists=lists, at=at, roots=roots.amd,
+                checks=checks,
+            )  # fmt: skip
         case Tee.AZURE_TDX:
-            report = verify_azure_tdx(data, collateral=dcap, at=at, checks=checks)
+            report = verify_azure_tdx(data, collateral=dcap, at=at, root=roots.intel, checks=checks)
         case Tee.NVIDIA:
             report = verify_nvidia(
                 data, chain=_device_chain(certificates), rims=endorsements.rims,
-                rim_roots=certificates, at=at, checks=checks,
+                rim_roots=certificates, at=at, device_roots=(roots.nvidia_device,),
+                manifest_roots=(roots.nvidia_rim,), checks=checks,
             )  # fmt: skip
         case Tee.CCA:
             report = verify_cca(data, platform_keys=endorsements.keys, checks=checks)
@@ -86,7 +92,9 @@ def verify_anything(
             with checks.check("simulated.signature", "a named development root signed it"):
                 report = verify_simulated(data, roots=development_roots)
         case _ if kind == RATLS:
-            report = verify_attested_certificate(data, collateral=dcap, at=at, checks=checks)
+            report = verify_attested_certificate(
+                data, collateral=dcap, at=at, root=roots.intel, checks=checks
+            )
         case _:
             raise UsageError(
                 "verify.tee", "evidence of that kind isn't verified by itself", field="--tee",

@@ -6,6 +6,9 @@ policy or an environment variable adds to these.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 from casemate.types import Sha256
 
 
@@ -31,3 +34,26 @@ NVIDIA_DEVICE_ROOT = _pin("102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9
 
 NVIDIA_RIM_ROOT = _pin("12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1")
 """NVIDIA's root for reference integrity manifests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorRoots:
+    """The roots of every vendor.
+
+    Args:
+        amd: fingerprint of the ARK by product.
+        intel: another root certificate than Intel's, DER; None for Intel's own.
+        nitro: fingerprint of AWS's root.
+        nvidia_device: fingerprint of the root of devices.
+        nvidia_rim: fingerprint of the root of manifests.
+    """
+
+    amd: Mapping[str, Sha256] = field(default_factory=lambda: AMD_ROOTS)
+    intel: bytes | None = None
+    nitro: Sha256 = AWS_NITRO_ROOT
+    nvidia_device: Sha256 = NVIDIA_DEVICE_ROOT
+    nvidia_rim: Sha256 = NVIDIA_RIM_ROOT
+
+
+VENDOR_ROOTS = VendorRoots()
+"""The vendors' own."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -90,7 +90,7 @@ def verify_snp(
         report = parse_snp_report(data)
     signer = _SIGNERS[report.signing_key]
     with checks.check("snp.signer", "the leaf is of the kind that the report names"):  # 2
-        chain = _chain(certificates, signer)
+        chain = _chain(certificates, report, signer)
         leaf = chain[0]
         product = _product(report, leaf)
         if product not in roots:
@@ -115,9 +115,14 @@ def verify_snp(
     )
 
 
-def _chain(certificates: Sequence[x509.Certificate], signer: str) -> list[x509.Certificate]:
+def _chain(
+    certificates: Iterable[x509.Certificate], report: SnpReport, signer: str
+) -> list[x509.Certificate]:
     """The leaf and its issuers, by name; who really signed is verified later."""
+    certificates = list(dict.fromkeys(certificates))
     leaves = [each for each in certificates if _common_name(each) == _COMMON_NAMES[signer]]
+    if len(leaves) > 1 and signer == "vcek":  # a collection of several chips', or TCBs'
+        leaves = [each for each in leaves if _is_of(each, report)]
     if len(leaves) != 1:
         raise UnavailableError(
             "snp.no-certificate",
@@ -168,6 +173,16 @@ def _check_revoked(
     check_revocation(chain[-2], chain[-1], lists, at=at, what="snp")
     if any(each.issuer == chain[-2].subject for each in lists):
         check_revocation(chain[0], chain[1], lists, at=at, what="snp")
+
+
+def _is_of(leaf: x509.Certificate, report: SnpReport) -> bool:
+    """Whether rules 5 and 6 would hold for a leaf."""
+    try:
+        _check_chip(report, leaf)
+        _check_tcb(report, leaf, turin=_product(report, leaf) == "Turin")
+    except (MalformedError, NotGenuineError):
+        return False
+    return True
 
 
 def _check_chip(report: SnpReport, leaf: x509.Certificate) -> None:
