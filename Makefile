@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := .cache/demo-data
 AREA ?=
+SECONDS_EACH ?= 20
+TARGETS ?=
 TESTS ?= tests
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --no-header --no-annotate --strip-extras \
 	--allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
@@ -62,6 +64,14 @@ coverage: data  ## Run the tests under coverage
 bench: data  ## Measure, as ratios from one run; AREA=images runs one area
 	@$(BIN)/python -m bench $(AREA)
 
+$(VENV)/.fuzz-stamp: requirements/fuzz.lock $(VENV)/.stamp
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.PHONY: fuzz
+fuzz: $(VENV)/.fuzz-stamp  ## Fuzz every parser; SECONDS_EACH=20, TARGETS="snp policy" fuzzes some
+	@$(BIN)/python -m fuzz $(TARGETS) --seconds $(SECONDS_EACH)
+
 .PHONY: vectors
 vectors: setup  ## Write the specifications' test vectors again
 	@for make in tools/make-*-vectors; do echo "$$make"; $(BIN)/python $$make; done
@@ -74,6 +84,7 @@ proto: setup  ## Compile the protocol buffer definitions
 lock: setup  ## Write the locked requirements again
 	$(BIN)/pip install --quiet pip-tools
 	$(COMPILE) $(addprefix --extra ,cli image client verify serving demo dev) -o requirements/dev.lock pyproject.toml
+	$(COMPILE) -o requirements/fuzz.lock requirements/fuzz.in
 
 .PHONY: clean
 clean:  ## Remove everything that was made here

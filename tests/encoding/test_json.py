@@ -47,6 +47,8 @@ def test_any_bytes_give_a_value_or_are_malformed(data):
         ("no UTF-8", b'"\xff"'),
         ("nesting without end", b"[" * 100_000),
         ("a number of 5000 digits", b"1" * 5000),
+        ("half a character", b'["\\udafb"]'),
+        ("half a character, as a key", b'{"\\udafb": 1}'),
     ],
 )
 def test_what_is_not_strict_json_is_malformed(what, text):

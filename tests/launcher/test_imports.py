@@ -3,7 +3,19 @@
 import subprocess
 import sys
 
-OTHERS = "click rich numpy onnxruntime onnx PIL yaml elftools lxml asn1crypto dcap_qvl".split()
+OTHERS = [
+    "click",
+    "rich",
+    "numpy",
+    "onnxruntime",
+    "onnx",
+    "PIL",
+    "yaml",
+    "elftools",
+    "lxml",
+    "asn1crypto",
+    "dcap_qvl",
+]
 SCRIPT = f"""
 import sys
 for name in {OTHERS}: sys.modules[name] = None

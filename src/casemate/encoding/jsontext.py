@@ -14,8 +14,9 @@ def decode_json(data: bytes, *, what: str, max_size: int) -> JsonValue:
     """Decode one JSON text in UTF-8.
 
     Raises:
-        MalformedError: ``encoding.json`` where it isn't JSON, has a duplicate key, or a number
-            that JSON doesn't know; ``encoding.too-large`` beyond ``max_size`` bytes.
+        MalformedError: ``encoding.json`` where it isn't JSON, has a duplicate key, a number that
+            JSON doesn't know, or half a surrogate pair; ``encoding.too-large`` beyond ``max_size``
+            bytes.
     """
     if len(data) > max_size:
         raise MalformedError(
@@ -29,6 +30,8 @@ def decode_json(data: bytes, *, what: str, max_size: int) -> JsonValue:
         value: JsonValue = json.loads(
             data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
         )
+        if b"\\u" in data:  # an escape may name half a character, which no text can hold
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise MalformedError(
             "encoding.json",

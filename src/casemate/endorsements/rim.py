@@ -86,13 +86,13 @@ def parse_rim(data: bytes) -> Rim:
     if len(signatures) != 1 or signatures[0].getparent() is not root:
         raise _malformed("Signature", "one, of the root itself", str(len(signatures)))
     signature = _Signature(signatures[0])
-    signed = etree.tostring(signature.info, method="c14n", with_comments=False)
+    signed = _canonical(signature.info)
     tail = signatures[0].tail
     previous = signatures[0].getprevious()
     if tail and previous is not None:  # the text after the signature stays in the document
         previous.tail = (previous.tail or "") + tail
     root.remove(signatures[0])
-    covered = etree.tostring(root, method="c14n", with_comments=False)
+    covered = _canonical(root)
     if not hmac.compare_digest(hashlib.sha384(covered).digest(), signature.digest):
         raise NotGenuineError(
             "rim.digest",
@@ -113,6 +113,16 @@ def parse_rim(data: bytes) -> Rim:
         signed=signed,
         signature=signature.value,
     )
+
+
+def _canonical(element) -> bytes:  # type: ignore[no-untyped-def]
+    from lxml import etree
+
+    try:
+        text: bytes = etree.tostring(element, method="c14n", with_comments=False)
+    except etree.C14NError as error:  # a relative namespace has no canonical form
+        raise _malformed("XML", "a document with a canonical form", str(error)[:80]) from error
+    return text
 
 
 class _Signature:

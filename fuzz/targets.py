@@ -1,0 +1,324 @@
+"""What is fuzzed: each parser, what it may raise, and inputs to begin with.
+
+A parser gives a value or the error that its contract names. Anything else is a finding: another
+exception, more than a few seconds, more memory than its input can justify. Where a format has one
+encoding, a value that was accepted must encode to the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from casemate.encoding import decode_cbor, encode_cbor
+from casemate.encoding.cbor import decode_foreign_cbor
+from casemate.encoding.cose import parse_sign1
+from casemate.encoding.jsontext import decode_json
+from casemate.encoding.text import decode_base64, decode_hex
+from casemate.endorsements.collection import sort_endorsements
+from casemate.endorsements.dcap import parse_dcap_collateral
+from casemate.endorsements.rim import parse_rim
+from casemate.errors import CasemateError, MalformedError, NotGenuineError, UsageError
+from casemate.evidence.azure import parse_azure_evidence, parse_hcl_report
+from casemate.evidence.cca import parse_cca_token
+from casemate.evidence.detect import detect, unwrap
+from casemate.evidence.eventlog import parse_event_log
+from casemate.evidence.identity_key import parse_identity_key_evidence
+from casemate.evidence.nitro import parse_nitro_document
+from casemate.evidence.nvidia import parse_nvidia_report
+from casemate.evidence.quote import parse_quote
+from casemate.evidence.ratls import parse_attested_certificate
+from casemate.evidence.simulated import parse_simulated_evidence
+from casemate.evidence.snp import parse_snp_report
+from casemate.evidence.tpm import parse_tpm_evidence, parse_tpm_quote, parse_tpm_signature
+from casemate.image.bom.grammar import parse_bom_text
+from casemate.image.elf import read_needs
+from casemate.image.format import parse_header, parse_prologue, parse_toc
+from casemate.image.keys import parse_key_file
+from casemate.policy import PolicyDocument
+from casemate.project.classifier.checkpoint import read_checkpoint
+from casemate.protocol import PresentedEvidence
+from casemate.protocol.binding import parse_claims
+from casemate.protocol.contract import LaunchContract
+from casemate.protocol.contract_source import contract_from_source
+from casemate.protocol.key_broker import parse_refusal, parse_reply, parse_request
+from casemate.serving.ssl_config import parse_ssl_config
+from casemate.serving.tensors import decode_tensor
+from casemate.serving.wire import tensorflow_serving_pb2 as serving_wire
+from casemate.types import Sha384
+
+ROOT = Path(__file__).resolve().parents[1]
+_SPECS = ROOT / "specs" / "vectors"
+_PUBLISHED = ROOT.parent / "shared" / "vectors"
+_PAYLOAD = 1 << 20
+_MAX_TENSOR = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A parser under test.
+
+    Args:
+        run: calls it, and raises what is a finding.
+        allowed: what it may raise.
+        seeds: inputs to begin with.
+        max_size: of inputs, in bytes.
+    """
+
+    run: Callable[[bytes], object]
+    allowed: tuple[type[Exception], ...] = (MalformedError,)
+    seeds: Callable[[], Iterable[bytes]]
+    max_size: int = 4096
+
+    def try_one(self, data: bytes) -> None:
+        """Run it on an input; whatever it raises is a finding."""
+        with contextlib.suppress(*self.allowed):
+            self.run(data)
+
+
+def _canonical(parse: Callable[[bytes], object], encode: Callable[[object], bytes]):
+    def run(data: bytes) -> None:
+        assert encode(parse(data)) == data, "another encoding of an accepted value"
+
+    return run
+
+
+def _policy(data: bytes) -> None:
+    document = PolicyDocument.parse(_text(data))
+    assert PolicyDocument.parse(document.render()) == document, "it doesn't render to itself"
+
+
+def _contract_source(data: bytes) -> None:
+    contract = contract_from_source(
+        _text(data),
+        image_id=lambda _: Sha384(bytes(48)),
+        public_key=lambda _: bytes.fromhex("302a300506032b6570032100") + bytes(32),
+        read_text=lambda file: file,
+    )
+    assert LaunchContract.parse(contract.encode()) == contract, "a launcher reads another contract"
+
+
+def _tensor(data: bytes) -> None:
+    tensor = serving_wire.TensorProto()
+    try:
+        tensor.ParseFromString(data)
+    except DecodeError as error:
+        raise MalformedError("fuzz.protobuf", "not a message") from error
+    decode_tensor(tensor, name="x", max_bytes=_MAX_TENSOR)
+
+
+def _elf(data: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(data)
+        file.flush()
+        read_needs(Path(file.name))
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def _specs(folder: str) -> Callable[[], Iterator[bytes]]:
+    """Every file of a specification's vectors, and every byte string in its cases."""
+
+    def seeds() -> Iterator[bytes]:
+        for path in sorted((_SPECS / folder).rglob("*")):
+            if path.suffix == ".json":
+                yield from _byte_strings(json.loads(path.read_text()))
+            elif path.is_file():
+                yield path.read_bytes()
+
+    return seeds
+
+
+def _byte_strings(value: object) -> Iterator[bytes]:
+    match value:
+        case str():
+            with contextlib.suppress(ValueError):
+                yield bytes.fromhex(value)
+        case dict():
+            for each in value.values():
+                yield from _byte_strings(each)
+        case list():
+            for each in value:
+                yield from _byte_strings(each)
+
+
+def _published(*kinds: str) -> Callable[[], Iterator[bytes]]:
+    """Real evidence of some kinds, where it lies beside the repository."""
+
+    def seeds() -> Iterator[bytes]:
+        for case in _cases():
+            if case["tee"] in kinds:
+                yield unwrap((_PUBLISHED / case["evidence"]).read_bytes())
+
+    return seeds
+
+
+def _published_endorsements(*suffixes: str) -> Callable[[], Iterator[bytes]]:
+    def seeds() -> Iterator[bytes]:
+        for name in sorted({name for case in _cases() for name in case.get("endorsements", ())}):
+            if name.endswith(suffixes):
+                yield (_PUBLISHED / name).read_bytes()
+
+    return seeds
+
+
+def _cases() -> list[dict]:
+    path = _PUBLISHED / "cases.json"
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+def _logs() -> Iterator[bytes]:
+    for name in sorted({case["eventlog"] for case in _cases() if case.get("eventlog")}):
+        yield (_PUBLISHED / name).read_bytes()
+
+
+def _given(*seeds: bytes) -> Callable[[], Iterable[bytes]]:
+    return lambda: seeds
+
+
+_BOM = b"""includes:
+  - base.yaml
+targets:
+  - target: /bin
+    copy:
+      - files:
+          - /bin/true
+    createlinks:
+      - {src: ../x, linkname: y}
+python: {requirements: requirements.lock}
+users: [{name: serve, uid: 1000, gid: 1000}]
+"""
+_SSL = b'server_key: "k"\nserver_cert: "c"\nclient_verify: false\n'
+_TENSORS = (
+    serving_wire.TensorProto(
+        dtype=1,
+        tensor_shape={"dim": [{"size": 1}, {"size": 2}]},
+        float_val=[0.5, 1.5],
+    ).SerializeToString(),
+    serving_wire.TensorProto(
+        dtype=7, tensor_shape={"dim": [{"size": 1}]}, string_val=[b"text"]
+    ).SerializeToString(),
+)
+_ANY_CAUSE = (CasemateError,)
+_CHANNEL = _specs("attested-channel")
+
+TARGETS: Mapping[str, Target] = {
+    # Encodings
+    "cbor": Target(
+        run=_canonical(lambda d: decode_cbor(d, what="it", max_size=65536), encode_cbor),
+        seeds=_CHANNEL,
+    ),
+    "foreign-cbor": Target(
+        run=lambda d: decode_foreign_cbor(d, what="it", max_size=65536),
+        seeds=_published("cca", "nitro"),
+    ),
+    "cose": Target(
+        run=lambda d: parse_sign1(d, what="it", max_size=65536), seeds=_published("nitro", "cca")
+    ),
+    "json": Target(
+        run=lambda d: decode_json(d, what="it", max_size=65536),
+        seeds=_given(b'{"a": [1, -2.5e3, "x\\u00e9", true, null], "b": {}}'),
+    ),
+    "hex": Target(run=lambda d: decode_hex(_text(d), field="it"), seeds=_given(b"00ff")),
+    "base64": Target(run=lambda d: decode_base64(_text(d), field="it"), seeds=_given(b"AP8=")),
+    # What travels between our own programs
+    "evidence-message": Target(
+        run=_canonical(PresentedEvidence.parse, lambda value: value.encode()), seeds=_CHANNEL
+    ),
+    "claims": Target(run=parse_claims, seeds=_CHANNEL),
+    "release-request": Target(
+        run=parse_request, allowed=_ANY_CAUSE, seeds=_given(b"\n\x09image_key\n\x0assl_config")
+    ),
+    "release-reply": Target(
+        run=lambda d: parse_reply(d, names=("image_key",)),
+        allowed=_ANY_CAUSE,
+        seeds=_given(b"\n\x10\n\timage_key\x12\x03abc"),
+    ),
+    "refusal": Target(
+        run=lambda d: parse_refusal(_text(d)), seeds=_given(b"policy.mismatch 968b84e2e9526bce")
+    ),
+    "launch-contract": Target(
+        run=_canonical(LaunchContract.parse, lambda value: value.encode()),
+        seeds=_specs("launch-contract"),
+    ),
+    "contract-source": Target(
+        run=_contract_source, allowed=_ANY_CAUSE, seeds=_specs("launch-contract")
+    ),
+    "policy": Target(run=_policy, seeds=_specs("release-policy"), max_size=8192),
+    # Sealed images, and what they are built from
+    "image-header": Target(run=parse_header, seeds=_specs("sealed-image")),
+    "image-prologue": Target(run=parse_prologue, seeds=_specs("sealed-image")),
+    "image-contents": Target(
+        run=lambda d: parse_toc(d, payload_size=_PAYLOAD),
+        allowed=(MalformedError, NotGenuineError),
+        seeds=_specs("sealed-image"),
+    ),
+    "key-file": Target(
+        run=parse_key_file,
+        allowed=_ANY_CAUSE,
+        seeds=_given(b"00-11-22-33-44-55-66-77-88-99-aa-bb-cc-dd-ee-ff\n", bytes(32)),
+    ),
+    "bill-of-materials": Target(
+        run=lambda d: parse_bom_text(d, "bom.yaml", {"HOME": "/root"}),
+        allowed=_ANY_CAUSE,
+        seeds=_given(_BOM),
+    ),
+    "elf": Target(
+        run=_elf,
+        allowed=(MalformedError, UsageError),
+        seeds=lambda: [Path("/bin/true").read_bytes()[:65536]],
+        max_size=65536,
+    ),
+    "checkpoint": Target(run=read_checkpoint, allowed=_ANY_CAUSE, seeds=_given(b"PK\x03\x04")),
+    # Evidence
+    "simulated": Target(run=parse_simulated_evidence, seeds=_specs("simulated-evidence")),
+    "identity-key": Target(run=parse_identity_key_evidence, seeds=_specs("simulated-evidence")),
+    "detect": Target(run=lambda d: detect(unwrap(d)), seeds=_published("sgx", "snp", "nitro")),
+    "quote": Target(run=parse_quote, seeds=_published("sgx", "tdx"), max_size=16384),
+    "snp": Target(run=parse_snp_report, seeds=_published("snp")),
+    "nitro": Target(run=parse_nitro_document, seeds=_published("nitro"), max_size=16384),
+    "tpm": Target(run=parse_tpm_evidence, seeds=_published("tpm"), max_size=16384),
+    "tpm-quote": Target(
+        run=parse_tpm_quote, seeds=_given(b"\xffTCG\x80\x18" + bytes(64)), max_size=1024
+    ),
+    "tpm-signature": Target(
+        run=parse_tpm_signature, seeds=_given(b"\x00\x14\x00\x0b\x01\x00" + bytes(256))
+    ),
+    "azure": Target(
+        run=parse_azure_evidence, seeds=_published("azure-snp", "azure-tdx"), max_size=65536
+    ),
+    "hcl-report": Target(run=parse_hcl_report, seeds=_given(b"HCLA" + bytes(1216))),
+    "nvidia": Target(run=parse_nvidia_report, seeds=_published("nvidia"), max_size=16384),
+    "cca": Target(run=parse_cca_token, seeds=_published("cca")),
+    "attested-certificate": Target(
+        run=parse_attested_certificate, seeds=_published("ratls"), max_size=32768
+    ),
+    "event-log": Target(run=parse_event_log, seeds=_logs, max_size=65536),
+    # Endorsements
+    "endorsements": Target(
+        run=lambda d: sort_endorsements([("it", d)]),
+        allowed=(MalformedError, NotGenuineError),
+        seeds=_published_endorsements(".pem", ".der", ".crl", ".json"),
+        max_size=65536,
+    ),
+    "dcap-collateral": Target(
+        run=parse_dcap_collateral, seeds=_published_endorsements(".json"), max_size=65536
+    ),
+    "manifest": Target(
+        run=parse_rim,
+        allowed=(MalformedError, NotGenuineError),
+        seeds=_published_endorsements(".xml", ".swidtag"),
+        max_size=65536,
+    ),
+    # The model server
+    "tensor": Target(run=_tensor, seeds=_given(*_TENSORS)),
+    "ssl-config": Target(run=parse_ssl_config, allowed=_ANY_CAUSE, seeds=_given(_SSL)),
+}
