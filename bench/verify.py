@@ -13,8 +13,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from bench.rows import Row, limited
 from casemate.endorsements.collection import sort_endorsements
@@ -25,6 +26,9 @@ from casemate.verify.checks import CheckList
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "vectors"
 _FOLDER = Path(os.environ.get("CASEMATE_VECTORS", _BESIDE))
 _SECONDS = 1.5
+_REPEATS = 300
+_STATUS = "/proc/self/status"  # what getrusage says is of the process that started this one
+Case: TypeAlias = dict[str, Any]
 _CASES = {
     "sgx-v3-accept": 1000.0,
     "tdx-v4-accept": 1000.0,
@@ -32,7 +36,7 @@ _CASES = {
     "nitro-document": None,
     "tpm-quote": None,
     "azure-snp-vtpm": None,
-    "nvidia-h100": None,
+    "nvidia-h100": 150.0,
     "cca-token": None,
 }
 _IMPORT_AIM = 0.15
@@ -50,18 +54,54 @@ def rows(scratch: Path) -> Iterator[Row]:
         yield limited("verify", name, _rate(cases[name]), "1/s", at_least=aim)
     took = min(_import_seconds() for _ in range(5))
     yield limited("verify", "import of the verifiers", took, "s", at_most=_IMPORT_AIM)
+    bare, used, grown = _memory()
+    yield limited("verify", "memory: Python alone", bare, "MiB")
+    yield limited("verify", "memory: one verification of each kind", used, "MiB")
+    yield limited("verify", f"memory: growth over {_REPEATS} more of each", grown, "MiB")
 
 
-def _rate(case: dict[str, str]) -> float:
+def _rate(case: Case) -> float:
+    verify = _verification(case)
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < _SECONDS:
+        verify()
+        count += 1
+    return count / (time.perf_counter() - began)
+
+
+def _verification(case: Case) -> Callable[[], object]:
     data = unwrap((_FOLDER / case["evidence"]).read_bytes())
     names = case["endorsements"]
     endorsements = sort_endorsements((name, (_FOLDER / name).read_bytes()) for name in names)
     at = datetime.datetime.fromisoformat(case["at"] or "2025-06-20T00:00:00Z")
-    count, began = 0, time.perf_counter()
-    while time.perf_counter() - began < _SECONDS:
-        verify_anything(case["tee"], data, endorsements=endorsements, at=at, checks=CheckList())
-        count += 1
-    return count / (time.perf_counter() - began)
+    return lambda: verify_anything(
+        case["tee"], data, endorsements=endorsements, at=at, checks=CheckList()
+    )
+
+
+def _memory() -> tuple[float, float, float]:
+    """Peak resident memory of a process, in MiB: bare, after one of each, and what more add."""
+    bare = f"print(open({_STATUS!r}).read().split('VmHWM:')[1].split()[0])"
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", script], check=True, capture_output=True, text=True,
+            cwd=Path(__file__).parents[1],
+        ).stdout
+        for script in (bare, "from bench.verify import verify_often; verify_often()")
+    ]  # fmt: skip
+    kibibytes = [int(line) / 1024 for output in outputs for line in output.split()]
+    return kibibytes[0], kibibytes[1], kibibytes[2] - kibibytes[1]
+
+
+def verify_often() -> None:
+    """Verify each kind once and often, in this process, and print its peak memory after both."""
+    cases = {case["name"]: case for case in json.loads((_FOLDER / "cases.json").read_text())}
+    verifications = [_verification(cases[name]) for name in _CASES]
+    for repeats in (1, _REPEATS):
+        for verify in verifications:
+            for _ in range(repeats):
+                verify()
+        print(Path(_STATUS).read_text().split("VmHWM:")[1].split()[0])
 
 
 def _import_seconds() -> float:
