@@ -14,6 +14,7 @@ from tests.support.trees import compare_trees, make_folder
 
 from casemate.image.fuse import fuse_available
 
+_LIBRARIES = f"{os.uname().machine}-linux-gnu"
 _CASEMATE = [sys.executable, "-m", "casemate.cli.main"]
 
 
@@ -125,3 +126,84 @@ def test_a_key_is_never_printed(tmp_path: Path) -> None:
         assert value not in told
         assert value.replace("-", "") not in told
         assert json.loads(casemate("key", "show", key, "--json").stdout)["bytes"] == size
+
+
+def sealed_with_key(tmp_path: Path, name: str, folder: Path) -> Path:
+    image, key = tmp_path / name, tmp_path / "key"
+    if not key.exists():
+        casemate("key", "new", key)
+    casemate("image", "seal", folder, image, "--key", key)
+    return image
+
+
+def test_a_file_of_an_image_is_written_to_stdout(tmp_path: Path) -> None:
+    (folder := tmp_path / "tree").mkdir()
+    content = os.urandom(3_000_000)
+    (folder / "data").write_bytes(content)
+    (folder / "same").hardlink_to(folder / "data")
+    image = sealed_with_key(tmp_path, "image", folder)
+    for path in ("data", "/same"):
+        done = subprocess.run(
+            [*_CASEMATE, "image", "cat", image, path, "--key", tmp_path / "key"],
+            capture_output=True, check=True,
+        )  # fmt: skip
+        assert done.stdout == content
+    assert "nothing" in casemate("image", "cat", image, "nothing", "--key", tmp_path / "key",
+                                 code=2).stderr  # fmt: skip
+
+
+def test_two_images_are_compared_entry_by_entry(tmp_path: Path) -> None:
+    (folder := tmp_path / "tree").mkdir()
+    for name in ("same", "gone", "content", "mode"):
+        (folder / name).write_text(name)
+    old = sealed_with_key(tmp_path, "old", folder)
+    (folder / "gone").unlink()
+    (folder / "content").write_text("CONTENT")
+    (folder / "mode").chmod(0o755)
+    (folder / "added").write_text("more")
+    new = sealed_with_key(tmp_path, "new", folder)
+    arguments = ("image", "diff", old, new, "--key", tmp_path / "key")
+    found = json.loads(casemate(*arguments, "--json").stdout)
+    assert {each["path"]: (each["change"], each["what"]) for each in found} == {
+        "added": ("added", []),
+        "content": ("changed", ["content"]),
+        "gone": ("removed", []),
+        "mode": ("changed", ["mode"]),
+    }
+    assert "changed  content  content" in casemate(*arguments).stdout
+    again = casemate("image", "diff", new, new, "--key", tmp_path / "key")
+    assert (again.stdout, again.stderr) == ("", "the same tree\n")
+
+
+def test_the_key_is_changed_without_another_byte(tmp_path: Path) -> None:
+    (folder := tmp_path / "tree").mkdir()
+    (folder / "data").write_bytes(os.urandom(600_000))
+    image, key, new_key = (
+        sealed_with_key(tmp_path, "image", folder),
+        tmp_path / "key",
+        tmp_path / "2",
+    )
+    casemate("key", "new", new_key)
+    before = image.read_bytes()
+    shown = json.loads(casemate("image", "show", image, "--json").stdout)
+    done = casemate("image", "rekey", image, "--key", key, "--new-key", new_key, "--json")
+    assert json.loads(done.stdout)["id"] == shown["id"]
+    after = image.read_bytes()
+    changed = [at for at, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
+    assert 0 < len(changed) <= 40
+    assert max(changed) < 512
+    assert "image.wrong-key" in casemate("image", "ls", image, "--key", key, code=4).stderr
+    casemate("image", "verify", image, "--key", new_key, "--id", shown["id"])
+    casemate("image", "rekey", image, "--key", key, "--new-key", new_key, code=4)
+    assert image.read_bytes() == after
+
+
+def test_why_a_file_is_in_an_image(tmp_path: Path) -> None:
+    bill = tmp_path / "server.yaml"
+    bill.write_text("targets:\n  - target: /bin\n    copy: [{files: [/bin/ls]}]\n")
+    reasons = json.loads(
+        casemate("image", "why", bill, f"/usr/lib/{_LIBRARIES}/libc.so.6", "--json").stdout
+    )
+    assert list(reasons)[-1] == "usr/bin/ls"
+    assert reasons["usr/bin/ls"] == f"{bill}:3: files"
+    assert "isn't in the tree" in casemate("image", "why", bill, "/etc/shadow", code=2).stderr

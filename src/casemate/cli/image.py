@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,16 +16,19 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from casemate.encoding import decode_hex
 from casemate.errors import CasemateError
+from casemate.image.compare import compare
 from casemate.image.extract import extract as extract_image
 from casemate.image.format import TocEntry
 from casemate.image.fuse import FuseMount
 from casemate.image.keys import read_key_file
 from casemate.image.reader import ImageFile, SealedImage, open_image
+from casemate.image.rekey import rekey as change_key
 from casemate.image.seal import seal as seal_tree
 from casemate.project.sources import read_source
 from casemate.types import Sha384
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_PIECE = 1 << 20
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _json = click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 _key = click.option("--key", "key", type=_FILE, required=True, help="The image's key file.")
@@ -123,6 +128,71 @@ def ls(image: Path, key: Path, image_id: str | None, as_json: bool) -> None:
             f"{entry.kind.value:<9} {entry.mode:04o} {entry.uid:>5} {entry.gid:>5} "
             f"{entry.size:>12} {entry.path}{link}"
         )
+
+
+@command.command(
+    epilog="Example:  casemate image cat root.image etc/passwd --key secrets/image_key"
+)
+@click.argument("image", type=_FILE)
+@click.argument("path")
+@_key
+@_id
+def cat(image: Path, path: str, key: Path, image_id: str | None) -> None:
+    """Write the file PATH of IMAGE to stdout."""
+    with _opened(image, key, image_id) as opened:
+        entry = opened.content_of(opened.entry(path.strip("/")))
+        for start in range(0, entry.size, _PIECE):
+            sys.stdout.buffer.write(opened.read_file(entry, start, _PIECE))
+
+
+@command.command(epilog="Example:  casemate image diff old.image new.image --key secrets/image_key")
+@click.argument("old", type=_FILE)
+@click.argument("new", type=_FILE)
+@_key
+@click.option("--new-key", type=_FILE, help="NEW's key file.  [default: the same]")
+@_json
+def diff(old: Path, new: Path, key: Path, new_key: Path | None, as_json: bool) -> None:
+    """Tell what differs between two images: entries, owners, modes, contents."""
+    with _opened(old, key, None) as before, _opened(new, new_key or key, None) as after:
+        differences = tuple(compare(before, after))
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(each) for each in differences]))
+        return
+    for each in differences:
+        click.echo(f"{each.change.value:<8} {each.path}  {', '.join(each.what)}".rstrip())
+    if not differences:
+        click.echo("the same tree", err=True)
+
+
+@command.command(
+    epilog="Example:  casemate image rekey model.image --key secrets/model_key --new-key new_key"
+)
+@click.argument("image", type=_FILE)
+@_key
+@click.option("--new-key", type=_FILE, required=True, help="The key file that shall open it.")
+@_json
+def rekey(image: Path, key: Path, new_key: Path, as_json: bool) -> None:
+    """Change the key of IMAGE in place; its id stays, and no data is written again.
+
+    Whoever kept the old key and a copy of the old file still reads that. To revoke a reader for
+    good, seal anew.
+    """
+    image_id = change_key(image, read_key_file(key), read_key_file(new_key))
+    _report({"image": str(image), "id": str(image_id), "key": str(new_key)}, as_json=as_json)
+
+
+@command.command(epilog="Example:  casemate image why bom:model-server usr/lib/python3.11/ssl.py")
+@click.argument("source")
+@click.argument("path")
+@_json
+def why(source: str, path: str, as_json: bool) -> None:
+    """Tell why PATH is in the tree of SOURCE, a bill of materials, or that it isn't."""
+    reasons = read_source(source).reasons(path)
+    if as_json:
+        click.echo(json.dumps(reasons))
+        return
+    for each, reason in reasons.items():
+        click.echo(f"{each}: {reason}")
 
 
 @command.command(epilog="Example:  casemate image verify model.image --key secrets/model_key")

@@ -36,6 +36,7 @@ _MERGED = ("bin", "lib", "lib64", "sbin")
 _SYSTEM_FOLDERS = ("/usr", "/opt", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
 # Folders that a server without privileges expects to write to.
 _FOR_EVERYBODY = ("tmp", "var/tmp")
+_OF = " of "  # in a reason: for the sake of another file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,32 @@ class Assembly:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(entry.size for entry in self.entries)
+
+    def reasons(self, path: str) -> dict[str, str]:
+        """Why a path is in the tree; of a file that came for others' sake, theirs too.
+
+        Args:
+            path: in the tree, with or without a leading slash.
+
+        Raises:
+            UsageError: ``image.no-such-entry``.
+        """
+        name = path.strip("/")
+        if name not in {entry.path for entry in self.entries}:
+            raise UsageError(
+                "image.no-such-entry",
+                f"{path} isn't in the tree",
+                field="path",
+                expected="a path of the tree",
+                got=path,
+                remedy="casemate image ls lists what a sealed image holds.",
+            )
+        reasons: dict[str, str] = {}
+        while name and name not in reasons:
+            reasons[name] = self.why.get(name, "it is in the folder")
+            _, mark, name = reasons[name].partition(_OF)
+            name = name if mark else ""
+        return reasons
 
 
 def assemble(bill: BillOfMaterials) -> Assembly:
@@ -312,7 +339,7 @@ class _Builder:
             place = _merged(library.target)
             if place not in self.entries:
                 self.add_file(
-                    place, library.host, why=f"library of {path}", strict=elf.strict,
+                    place, library.host, why=f"library{_OF}{path}", strict=elf.strict,
                     strip=name.startswith("libpython"), inherited=(*own, *elf.inherited),
                 )  # fmt: skip
                 yield place
@@ -320,7 +347,7 @@ class _Builder:
     def _add_loader(self, path: str, loader: Library | None, name: str, *, strict: bool) -> None:
         if loader is not None:
             self.add_file(
-                loader.target, loader.host, why=f"loader of {path}", executable=True, autodep=False
+                loader.target, loader.host, why=f"loader{_OF}{path}", executable=True, autodep=False
             )
         elif strict:
             raise _no_library(path, name, "a loader of this host's own")
