@@ -20,6 +20,11 @@ from casemate.errors import MalformedError
 
 MAX_CERTIFICATES = 16
 _MAX_SIZE = 1024 * 1024
+# What the library raises for input that isn't what it should be; not all are a ValueError.
+_REFUSALS = (
+    ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)  # fmt: skip
 _BLOCK = re.compile(
     rb"-----BEGIN ([A-Z0-9 ]{1,40})-----\s*([A-Za-z0-9+/=\s]*?)-----END \1-----", re.ASCII
 )
@@ -54,9 +59,7 @@ def load_certificate(der: bytes, *, what: str) -> x509.Certificate:
             _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
             _ = certificate.serial_number, certificate.signature_algorithm_oid
             _ = certificate.signature_hash_algorithm, certificate.public_key()
-    except (
-        ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
-    ) as error:  # fmt: skip
+    except _REFUSALS as error:
         raise _malformed(what, "certificate", str(error)) from error
     if certificate.public_bytes(Encoding.DER) != der:
         raise _malformed(what, "certificate", "bytes that are not the certificate's")
@@ -75,7 +78,8 @@ def load_revocation_lists(data: bytes, *, what: str) -> tuple[x509.CertificateRe
             parsed = x509.load_der_x509_crl(der)
             _ = parsed.extensions, parsed.issuer, parsed.signature_hash_algorithm
             _ = parsed.last_update_utc, parsed.next_update_utc
-        except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+            parsed.get_revoked_certificate_by_serial_number(1)  # reads every entry
+        except _REFUSALS as error:
             raise _malformed(what, "revocation-list", str(error)) from error
         lists.append(parsed)
     return tuple(lists)
