@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
+from tests.support.containers import File, layer
 
 from casemate.encoding import decode_cbor, encode_cbor
 from casemate.encoding.cbor import decode_foreign_cbor
@@ -41,6 +42,9 @@ from casemate.image.bom.grammar import parse_bom_text
 from casemate.image.elf import read_needs
 from casemate.image.format import parse_header, parse_prologue, parse_toc
 from casemate.image.keys import parse_key_file
+from casemate.image.oci.flatten import LayeredTree
+from casemate.image.oci.layers import members
+from casemate.image.tree import normalised
 from casemate.policy import PolicyDocument
 from casemate.project.classifier.checkpoint import read_checkpoint
 from casemate.protocol import PresentedEvidence
@@ -118,6 +122,21 @@ def _elf(data: bytes) -> None:
         file.write(data)
         file.flush()
         read_needs(Path(file.name))
+
+
+def _layer(data: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(data)
+        file.flush()
+        tree = LayeredTree()
+        tree.apply(members(Path(file.name)), "layer 1")
+        normalised(tree.entries(keep_times=True))
+
+
+def _layers() -> Iterator[bytes]:
+    yield layer(File("a/b", b"1"), File("a/l", link="b"), File("c", link="a/b", hard=True))
+    yield layer(File("a/.wh.b", b""), File("a/.wh..wh..opq", b""), File("d", pax={"path": "e"}))
+    yield layer(File("n" * 200, b"2", pax={"SCHILY.xattr.user.x": "y"}))
 
 
 def _text(data: bytes) -> str:
@@ -278,6 +297,9 @@ TARGETS: Mapping[str, Target] = {
         max_size=65536,
     ),
     "checkpoint": Target(run=read_checkpoint, allowed=_ANY_CAUSE, seeds=_given(b"PK\x03\x04")),
+    "container-layer": Target(
+        run=_layer, allowed=(MalformedError, UsageError), seeds=_layers, max_size=16384
+    ),
     # Evidence
     "simulated": Target(run=parse_simulated_evidence, seeds=_specs("simulated-evidence")),
     "identity-key": Target(run=parse_identity_key_evidence, seeds=_specs("simulated-evidence")),

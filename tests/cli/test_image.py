@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
+from tests.support.containers import File, layer, oci_layout
 from tests.support.trees import compare_trees, make_folder
 
 from casemate.image.fuse import fuse_available
@@ -207,3 +209,37 @@ def test_why_a_file_is_in_an_image(tmp_path: Path) -> None:
     assert list(reasons)[-1] == "usr/bin/ls"
     assert reasons["usr/bin/ls"] == f"{bill}:3: files"
     assert "isn't in the tree" in casemate("image", "why", bill, "/etc/shadow", code=2).stderr
+
+
+def test_a_container_image_is_sealed_and_its_contract_drafted(tmp_path: Path) -> None:
+    layers = [
+        layer(
+            File("usr/bin/server", b"#!", mode=0o755),
+            File("etc/passwd", b"root:x:0:0::/:\nserve:x:1000:1001::/:\n"),
+        ),
+        layer(File("dev/null", kind=tarfile.CHRTYPE)),
+    ]
+    config = {"Entrypoint": ["server"], "Cmd": ["--port=1"], "User": "serve",
+              "Env": ["PATH=/bin:/usr/bin", 'Q=a"b'], "WorkingDir": "/srv"}  # fmt: skip
+    digest = oci_layout(tmp_path / "tf", layers, config=config)
+    image, key, draft = (tmp_path / name for name in ("root.sealed", "image_key", "launch.toml"))
+    casemate("key", "new", key)
+    done = casemate("image", "seal", f"oci:{tmp_path / 'tf'}:latest", image, "--key", key,
+                    "--draft", draft, "--json")  # fmt: skip
+    assert json.loads(done.stdout)["container"] == digest
+    assert "dev/null is left out" in done.stderr
+    casemate("key", "new", "--for", "identity", tmp_path / "broker.key")
+    casemate("contract", "build", draft, tmp_path / "launch.cbor")
+    shown = json.loads(casemate("contract", "show", tmp_path / "launch.cbor", "--json").stdout)
+    assert shown["argv"] == ["/usr/bin/server", "--port=1"]
+    assert shown["environment"] == {"PATH": "/bin:/usr/bin", "Q": 'a"b'}
+    assert (shown["uid"], shown["gid"], shown["working-directory"]) == (1000, 1001, "/srv")
+    assert [each["key"] for each in shown["images"]] == ["image_key"]
+
+
+def test_only_a_container_image_has_a_contract_to_draft(tmp_path: Path) -> None:
+    casemate("key", "new", tmp_path / "key")
+    done = casemate("image", "seal", tmp_path, tmp_path / "image", "--key", tmp_path / "key",
+                    "--draft", tmp_path / "draft", code=2)  # fmt: skip
+    assert "image.draft" in done.stderr
+    assert not (tmp_path / "image").exists()

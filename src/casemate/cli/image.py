@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from casemate.encoding import decode_hex
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, UsageError
 from casemate.image.compare import compare
 from casemate.image.extract import extract as extract_image
 from casemate.image.format import TocEntry
@@ -24,7 +24,9 @@ from casemate.image.keys import read_key_file
 from casemate.image.reader import ImageFile, SealedImage, open_image
 from casemate.image.rekey import rekey as change_key
 from casemate.image.seal import seal as seal_tree
-from casemate.project.sources import read_source
+from casemate.project.drafts import draft_contract
+from casemate.project.files import write_public
+from casemate.project.sources import DEFAULT_LIMIT, read_source
 from casemate.types import Sha384
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -51,6 +53,7 @@ Examples:
   casemate image seal model/ images/model.sealed --key secrets/model_key
   casemate image seal bom:model-server images/root.sealed --key secrets/image_key
   casemate image seal my-server.yaml images/root.sealed --key secrets/image_key
+  casemate image seal oci:tf:1.0 root.sealed --key image_key --draft launch.toml
 """
 )
 @click.argument("source")
@@ -58,20 +61,41 @@ Examples:
 @_key
 @click.option("--keep-owner", is_flag=True, help="Keep owners; otherwise all belongs to root.")
 @click.option("--keep-times", is_flag=True, help="Keep times of change; otherwise all are 0.")
+@click.option("--draft", type=_FILE, help="Of a container image: draft its launch contract here.")
+@click.option(
+    "--max-size", type=click.IntRange(1), default=DEFAULT_LIMIT, metavar="BYTES",
+    help="What a container image may unpack to.  [default: 64 GiB]",
+)  # fmt: skip
 @_json
 def seal(
-    source: str, output: Path, key: Path, keep_owner: bool, keep_times: bool, as_json: bool
+    source: str,
+    output: Path,
+    key: Path,
+    keep_owner: bool,
+    keep_times: bool,
+    draft: Path | None,
+    max_size: int,
+    as_json: bool,
 ) -> None:
     """Seal the tree of SOURCE into OUTPUT.
 
     SOURCE is a folder; or a bill of materials (.yaml), which names the files and packages of this
-    machine that make up a root file system; or bom:NAME, a bill in the box.
+    machine that make up a root file system; or bom:NAME, a bill in the box; or a container image,
+    oci:PATH or docker-archive:FILE, with :TAG or @sha256:… after it where there are several.
 
     The same tree under the same key gives the same file. The id that is printed pins every byte;
     a launch contract names images by it.
     """
     secret = read_key_file(key)
-    tree = read_source(source, keep_owner=keep_owner, keep_times=keep_times)
+    tree = read_source(source, keep_owner=keep_owner, keep_times=keep_times, limit=max_size)
+    if draft is not None and tree.container is None:
+        raise UsageError(
+            "image.draft",
+            "only a container image says how it is run",
+            field="--draft",
+            expected="oci:… or docker-archive:… as the source",
+            got=source,
+        )
     for warning in tree.warnings:
         click.echo(f"casemate: warning: {warning}", err=True)
     with _progress("sealing") as progress:
@@ -83,9 +107,12 @@ def seal(
             "entries": info.entries,
             "payload_size": info.payload_size,
             "file_size": info.file_size,
+            "container": tree.container.digest if tree.container is not None else "",
         },
         as_json=as_json,
     )
+    if draft is not None and tree.container is not None:
+        write_public(draft, draft_contract(tree.container, output, key).encode())
 
 
 @command.command(epilog="Example:  casemate image show model.image")

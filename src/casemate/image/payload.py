@@ -16,7 +16,7 @@ from typing import Self
 
 from casemate.errors import UsageError
 from casemate.image.format import TocEntry
-from casemate.image.tree import EntryKind, TreeEntry
+from casemate.image.tree import EntryKind, FilePart, TreeEntry
 
 _BLOCK = 512
 _TYPES = {
@@ -189,12 +189,16 @@ class PayloadReader:
                 "image.tree",
                 f"{entry.path} is a file without content",
                 field=entry.path,
-                expected="a source: a path or bytes",
+                expected="a source",
                 got="none",
             )
         done = 0
+        if isinstance(entry.source, FilePart):
+            path, size, offset = entry.source.path, None, entry.source.offset + offset
+        else:
+            path, size = entry.source, entry.size
         try:
-            descriptor = self._descriptor(entry, entry.source)
+            descriptor = self._descriptor(entry, path, size)
             while done < len(piece):
                 count = os.preadv(descriptor, [piece[done:]], offset + done)
                 if count == 0:
@@ -208,7 +212,7 @@ class PayloadReader:
                 got=str(error),
             ) from error
 
-    def _descriptor(self, entry: TreeEntry, source: Path) -> int:
+    def _descriptor(self, entry: TreeEntry, source: Path, size: int | None) -> int:
         known = self._open.get(source)
         if known is not None:
             return known
@@ -217,7 +221,7 @@ class PayloadReader:
         # O_NONBLOCK: a pipe put in the file's place must not hold us up
         descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         self._open[source] = descriptor
-        if os.fstat(descriptor).st_size != entry.size:
+        if size is not None and os.fstat(descriptor).st_size != size:
             raise changed(entry.path)
         return descriptor
 

@@ -30,6 +30,14 @@ class EntryKind(StrEnum):
     HARDLINK = "hardlink"
 
 
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A file's content as a part of another file: a member of an archive."""
+
+    path: Path
+    offset: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeEntry:
     """One entry of a tree.
@@ -45,8 +53,8 @@ class TreeEntry:
         size: of a file's content in bytes; 0 for every other kind.
         target: a symbolic link's text, or the path within the tree of the file that a hard link
             shares; empty for every other kind. A hard link's file must sort before it.
-        source: where a file's content is: a path on this host or the bytes themselves. None for
-            every other kind, and for entries that were read from an image.
+        source: where a file's content is: a path on this host, a part of such a file, or the bytes
+            themselves. None for every other kind, and for entries that were read from an image.
         xattrs: extended attributes, sorted by name, each name once.
     """
 
@@ -58,7 +66,7 @@ class TreeEntry:
     mtime: int = 0
     size: int = 0
     target: str = ""
-    source: Path | bytes | None = None
+    source: Path | FilePart | bytes | None = None
     xattrs: tuple[tuple[str, bytes], ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""What can be sealed: a folder, a bill of materials, or one of the bills in the box."""
+"""What can be sealed: a folder, a bill of materials (also one in the box), a container image."""
 
 from __future__ import annotations
 
@@ -8,24 +8,40 @@ from pathlib import Path
 
 from casemate.errors import UsageError
 from casemate.image.bom import Assembly, assemble, load_bom
+from casemate.image.oci import read_container_image
 from casemate.image.tree import tree_from_directory
 
 _IN_THE_BOX = "bom:"
+_CONTAINERS = ("oci:", "docker-archive:")
 _ENDINGS = (".yaml", ".yml")
+DEFAULT_LIMIT = 64 << 30
+"""How many bytes a container image's layers may have in all, unless told otherwise."""
 
 
-def read_source(source: str, *, keep_owner: bool = False, keep_times: bool = False) -> Assembly:
+def read_source(
+    source: str,
+    *,
+    keep_owner: bool = False,
+    keep_times: bool = False,
+    limit: int = DEFAULT_LIMIT,
+) -> Assembly:
     """The tree that a source stands for.
 
     Args:
-        source: a folder; a bill of materials (``.yaml``); or ``bom:NAME``, a bill in the box.
-        keep_owner: keep the owners of a folder's entries; otherwise all belong to root.
+        source: a folder; a bill of materials (``.yaml``); ``bom:NAME``, a bill in the box;
+            ``oci:PATH`` or ``docker-archive:FILE``, a container image, with ``:TAG`` or
+            ``@sha256:…`` after it where there are several.
+        keep_owner: keep the owners of a folder's entries; otherwise all belong to root. A
+            container image's are always kept.
         keep_times: keep their times of change; otherwise all are 0.
+        limit: how many bytes a container image's layers may have in all.
 
     Raises:
         UsageError: it isn't there, or what it names isn't.
         MalformedError: a bill that is none.
     """
+    if source.startswith(_CONTAINERS):
+        return _container(source.partition(":")[2], keep_times=keep_times, limit=limit)
     path = _bill_in_the_box(source) if source.startswith(_IN_THE_BOX) else Path(source)
     if path.is_dir():
         entries = tree_from_directory(path, keep_owner=keep_owner, mtime=None if keep_times else 0)
@@ -36,10 +52,32 @@ def read_source(source: str, *, keep_owner: bool = False, keep_times: bool = Fal
         "image.source",
         f"{source} can't be sealed",
         field="source",
-        expected="a folder, a bill of materials (.yaml), or bom:NAME",
+        expected="a folder, a bill of materials (.yaml), bom:NAME, oci:PATH, docker-archive:FILE",
         got="a file" if path.exists() else "nothing",
         remedy=f"In the box are: {', '.join(sorted(_bills()))}.",
     )
+
+
+def _container(reference: str, *, keep_times: bool, limit: int) -> Assembly:
+    """A container image; the path is the longest part that is there, for it may hold colons."""
+    path, tag = reference, ""
+    if not Path(path).exists():
+        if "@sha256:" in reference:
+            path, _, digits = reference.rpartition("@sha256:")
+            tag = f"sha256:{digits}"
+        else:
+            path, _, tag = reference.rpartition(":")
+    if not path or not Path(path).exists():
+        raise UsageError(
+            "image.source",
+            f"there's no container image at {reference}",
+            field="source",
+            expected="a folder in OCI layout or an archive, then perhaps :TAG or @sha256:…",
+            got="nothing",
+            remedy="Make one with `skopeo copy docker://… oci:DIR:TAG` or `docker save`.",
+        )
+    tree = read_container_image(Path(path), tag, limit=limit, keep_times=keep_times)
+    return Assembly(entries=tree.entries, why=tree.why, warnings=tree.warnings, container=tree)
 
 
 def _bill_in_the_box(source: str) -> Path:

@@ -26,6 +26,7 @@ from casemate.image.elf import (
     loaded_part,
     read_needs,
 )
+from casemate.image.oci import ContainerTree
 from casemate.image.python_tree import python_files
 from casemate.image.tree import EntryKind, TreeEntry
 
@@ -47,11 +48,13 @@ class Assembly:
         entries: the tree, sorted by path.
         why: for each path, which part of the bill asked for it.
         warnings: what may be missing.
+        container: the container image that it is from, if it is; holds the contents of its files.
     """
 
     entries: tuple[TreeEntry, ...]
     why: Mapping[str, str]
     warnings: tuple[str, ...]
+    container: ContainerTree | None = None
 
     @property
     def size(self) -> int:

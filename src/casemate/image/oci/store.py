@@ -1,0 +1,175 @@
+"""Where a container image's parts lie: a folder in OCI layout, or an archive of one or of Docker's.
+
+Every blob is named by the SHA-256 of its bytes, and isn't taken before it has that digest.
+
+Source: OCI Image Format Specification 1.1, "Image Layout Specification"; Docker Image
+Specification 1.2, "Combined Image JSON + Filesystem Changeset Format".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol
+
+from casemate.errors import MalformedError, NotGenuineError, UsageError
+
+MAX_DOCUMENT = 4 << 20
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
+
+
+class Store(Protocol):
+    """Files of an image by their names."""
+
+    def names(self) -> frozenset[str]:
+        """The names of files at the top; those in folders may be missing."""
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file.
+
+        Raises:
+            MalformedError: ``container.missing``.
+        """
+
+
+class FolderStore:
+    """A folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def names(self) -> frozenset[str]:
+        """The names of files at the top."""
+        return frozenset(entry.name for entry in self._path.iterdir())
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file of the folder, and none outside it."""
+        path = self._path / name
+        if not path.is_file() or not path.resolve().is_relative_to(self._path.resolve()):
+            raise missing(name)
+        return path.open("rb")
+
+
+class ArchiveStore:
+    """A tar archive."""
+
+    def __init__(self, archive: tarfile.TarFile) -> None:
+        self._archive = archive
+
+    def names(self) -> frozenset[str]:
+        """The names of its members."""
+        return frozenset(self._archive.getnames())
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a member; a link within the archive is followed."""
+        try:
+            file = self._archive.extractfile(name)
+        except (KeyError, tarfile.TarError) as error:
+            raise missing(name) from error
+        if file is None:
+            raise missing(name)
+        return file
+
+
+@contextmanager
+def open_store(path: Path) -> Iterator[Store]:
+    """Open a folder or an archive.
+
+    Raises:
+        UsageError: ``container.source`` where it is neither.
+    """
+    if path.is_dir():
+        yield FolderStore(path)
+        return
+    try:
+        with tarfile.open(path, "r:") as archive:
+            yield ArchiveStore(archive)
+    except (tarfile.ReadError, OSError) as error:
+        raise UsageError(
+            "container.source",
+            f"{path} is no container image",
+            field="source",
+            expected="a folder in OCI layout, or a tar archive of an image",
+            got=str(error)[:120],
+            remedy="Make one with `skopeo copy … oci:DIR` or `docker save`.",
+        ) from error
+
+
+def read_document(store: Store, name: str) -> bytes:
+    """A small file, whole.
+
+    Raises:
+        MalformedError: ``container.missing``, ``container.size``.
+    """
+    with store.open(name) as file:
+        data = file.read(MAX_DOCUMENT + 1)
+    if len(data) > MAX_DOCUMENT:
+        raise MalformedError(
+            "container.size",
+            f"{name} of the container image is too large",
+            field=name,
+            expected=f"at most {MAX_DOCUMENT} bytes",
+            got="more",
+        )
+    return data
+
+
+def blob_name(digest: str) -> str:
+    """Where an OCI layout keeps a blob.
+
+    Raises:
+        MalformedError: ``container.digest`` where it isn't a SHA-256.
+    """
+    if not _DIGEST.match(digest):
+        raise MalformedError(
+            "container.digest",
+            "the container image names a part by something else than a SHA-256",
+            field="digest",
+            expected="sha256: and 64 hex digits",
+            got=digest[:90],
+        )
+    return "blobs/" + digest.replace(":", "/", 1)
+
+
+def check_digest(what: str, expected: str, got: bytes) -> None:
+    """Hold bytes' SHA-256 against a name.
+
+    Raises:
+        NotGenuineError: ``container.changed``.
+    """
+    if (found := f"sha256:{got.hex()}") != expected:
+        raise NotGenuineError(
+            "container.changed",
+            f"{what} isn't what the image says",
+            field=what,
+            expected=expected,
+            got=found,
+            remedy="Fetch the image again.",
+        )
+
+
+def read_blob(store: Store, digest: str, what: str) -> bytes:
+    """A small blob, whole, and seen to be the one that is named.
+
+    Raises:
+        MalformedError: ``container.*``; NotGenuineError: ``container.changed``.
+    """
+    data = read_document(store, blob_name(digest))
+    check_digest(what, digest, hashlib.sha256(data).digest())
+    return data
+
+
+def missing(name: str) -> MalformedError:
+    """A part that isn't there."""
+    return MalformedError(
+        "container.missing",
+        "a part of the container image is missing",
+        field=name[:120],
+        expected="a file of that name",
+        got="none",
+        remedy="Copy the image again, whole.",
+    )
