@@ -16,7 +16,6 @@ from tests.support.attested import (
     refusal_of,
     running_broker,
 )
-from tests.support.authorities import DAY, SnpPlatform
 
 from casemate.evidence import Evidence, Tee
 from casemate.policy import AnyOf, Policy, PolicyDocument, Unchecked
@@ -27,6 +26,7 @@ from casemate.project.programs import pick_port
 from casemate.types import ReportData
 from casemate.verify.chain import fingerprint
 from casemate.verify.roots import VendorRoots
+from casemate_testkit.authorities import DAY, SnpPlatform
 
 TODAY = datetime.datetime.now(datetime.UTC)
 MACHINE = SnpPlatform(until=TODAY + 30 * DAY)
@@ -107,7 +107,7 @@ def test_a_machine_under_another_root_gets_nothing(broker):
 
 
 def test_a_machine_with_certificates_that_have_ended_gets_nothing(broker):
-    old = SnpPlatform(until=TODAY - DAY, ark=MACHINE.ark)
+    old = SnpPlatform(until=TODAY - DAY, root=MACHINE.ark)
     chain = tuple(each.public_bytes(Encoding.DER) for each in old.certificates)
     assert refusal_of(broker.contract, Guest(machine=old, sends=chain)) == "snp.expired"
 

@@ -2,10 +2,10 @@
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from tests.support.authorities import make
 
 from casemate.endorsements.certificates import load_certificates, load_revocation_lists
 from casemate.errors import MalformedError
+from casemate_testkit.authorities import make
 
 AUTHORITY = make("\0abc")
 CERTIFICATE = AUTHORITY.certificate.public_bytes(Encoding.DER)

@@ -1,10 +1,10 @@
 """Chains and revocation lists of an authority of our own: one fault a case."""
 
 import pytest
-from tests.support.authorities import DAY, NOW, make
 
 from casemate.errors import NotGenuineError, UnavailableError
 from casemate.verify.chain import check_revocation, fingerprint, verify_chain
+from casemate_testkit.authorities import DAY, NOW, make
 
 ROOT = make("root")
 MIDDLE = ROOT.issue("middle", path_length=0)

@@ -1,11 +1,11 @@
 """SEV-SNP reports of a machine of our own: one fault a case."""
 
 import pytest
-from tests.support.authorities import DAY, NOW, SnpPlatform, make
 
 from casemate.errors import CasemateError, NotGenuineError, UnavailableError
 from casemate.verify.chain import fingerprint
 from casemate.verify.snp import verify_snp
+from casemate_testkit.authorities import DAY, NOW, SnpPlatform, make
 
 MACHINE, OTHER = SnpPlatform(), SnpPlatform(chip=bytes(64 - 1) + b"\1")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass, field
+from typing import TypedDict, Unpack
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -16,7 +17,21 @@ _AMD = "1.3.6.1.4.1.3704.1"
 CHIP = bytes(range(64))
 
 
+class Options(TypedDict, total=False):
+    """What `make` takes beside a subject and an issuer."""
+
+    ca: bool
+    path_length: int | None
+    cert_sign: bool
+    start: datetime.datetime
+    end: datetime.datetime
+    extensions: dict[str, bytes] | None
+    critical: tuple[str, ...]
+    issuer_name: str | None
+
+
 def name(text: str) -> x509.Name:
+    """A name that is a common name alone."""
     return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
 
 
@@ -27,11 +42,16 @@ class Authority:
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
 
-    def issue(self, subject: str, **options) -> Authority:
+    def issue(self, subject: str, **options: Unpack[Options]) -> Authority:
         """Issue a certificate; see `make`."""
         return make(subject, issuer=self, **options)
 
-    def revocation_list(self, *revoked: x509.Certificate, start=NOW - DAY, end=NOW + DAY):
+    def revocation_list(
+        self,
+        *revoked: x509.Certificate,
+        start: datetime.datetime = NOW - DAY,
+        end: datetime.datetime = NOW + DAY,
+    ) -> x509.CertificateRevocationList:
         """A list of this authority's."""
         builder = (
             x509.CertificateRevocationListBuilder()
@@ -84,7 +104,7 @@ def make(
     for dotted, value in (extensions or {}).items():
         unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier(dotted), value)
         builder = builder.add_extension(unknown, dotted in critical)
-    return Authority(key, builder.sign((issuer or Authority(key, None)).key, hashes.SHA384()))
+    return Authority(key, builder.sign(issuer.key if issuer else key, hashes.SHA384()))
 
 
 @dataclass(eq=False)
@@ -99,11 +119,11 @@ class SnpPlatform:
     tcb: tuple[int, int, int, int] = (4, 0, 24, 219)
     chip: bytes = CHIP
     until: datetime.datetime = NOW + 365 * DAY
-    ark: Authority | None = None
-    leaf_options: dict = field(default_factory=dict)
+    root: Authority | None = None
+    leaf_options: Options = field(default_factory=Options)
 
     def __post_init__(self) -> None:
-        self.ark = self.ark or make("ARK-Milan", end=self.until)
+        self.ark = self.root or make("ARK-Milan", end=self.until)
         self.ask = self.ark.issue("SEV-Milan", path_length=0, end=self.until)
         parts = zip(("3.1", "3.2", "3.3", "3.8"), self.tcb, strict=True)
         extensions = {
@@ -111,14 +131,16 @@ class SnpPlatform:
             f"{_AMD}.4": self.chip,
             **{f"{_AMD}.{part}": _integer(value) for part, value in parts},
         }
-        options = {"ca": False, "extensions": extensions, "end": self.until, **self.leaf_options}
+        options: Options = {"ca": False, "extensions": extensions, "end": self.until}
+        options.update(self.leaf_options)
         self.vcek = self.ask.issue("SEV-VCEK", **options)
 
     @property
     def certificates(self) -> list[x509.Certificate]:
+        """ARK, VCEK and ASK, in no helpful order."""
         return [each.certificate for each in (self.ark, self.vcek, self.ask)]
 
-    def report(self, signer: Authority | None = None, **fields) -> bytes:
+    def report(self, signer: Authority | None = None, **fields: bytes) -> bytes:
         """A report, genuine unless ``signer`` or ``fields`` make it otherwise."""
         bootloader, tee, snp, microcode = self.tcb
         tcb = bytes((bootloader, tee, 0, 0, 0, 0, snp, microcode))
