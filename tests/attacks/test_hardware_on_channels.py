@@ -26,7 +26,8 @@ from casemate.project.programs import pick_port
 from casemate.types import ReportData
 from casemate.verify.chain import fingerprint
 from casemate.verify.roots import VendorRoots
-from casemate_testkit.authorities import DAY, SnpPlatform
+from casemate_testkit.pki import DAY
+from casemate_testkit.snp import SnpPlatform
 
 TODAY = datetime.datetime.now(datetime.UTC)
 MACHINE = SnpPlatform(until=TODAY + 30 * DAY)

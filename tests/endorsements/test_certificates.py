@@ -5,7 +5,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from casemate.endorsements.certificates import load_certificates, load_revocation_lists
 from casemate.errors import MalformedError
-from casemate_testkit.authorities import make
+from casemate_testkit.pki import make
 
 AUTHORITY = make("\0abc")
 CERTIFICATE = AUTHORITY.certificate.public_bytes(Encoding.DER)

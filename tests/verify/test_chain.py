@@ -4,7 +4,7 @@ import pytest
 
 from casemate.errors import NotGenuineError, UnavailableError
 from casemate.verify.chain import check_revocation, fingerprint, verify_chain
-from casemate_testkit.authorities import DAY, NOW, make
+from casemate_testkit.pki import DAY, NOW, make
 
 ROOT = make("root")
 MIDDLE = ROOT.issue("middle", path_length=0)

@@ -5,7 +5,8 @@ import pytest
 from casemate.errors import CasemateError, NotGenuineError, UnavailableError
 from casemate.verify.chain import fingerprint
 from casemate.verify.snp import verify_snp
-from casemate_testkit.authorities import DAY, NOW, SnpPlatform, make
+from casemate_testkit.pki import DAY, NOW, make
+from casemate_testkit.snp import SnpPlatform
 
 MACHINE, OTHER = SnpPlatform(), SnpPlatform(chip=bytes(64 - 1) + b"\1")
 

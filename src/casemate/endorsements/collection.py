@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from casemate.encoding import decode_json
 from casemate.endorsements.certificates import load_certificates, load_revocation_lists
 from casemate.endorsements.dcap import DcapCollateral, parse_dcap_collateral
+from casemate.endorsements.ocsp import OcspResponse, parse_ocsp_response
 from casemate.endorsements.rim import Rim, parse_rim
 from casemate.errors import MalformedError
 
@@ -37,6 +38,7 @@ class Endorsements:
         dcap: Intel's collateral, if any.
         rims: reference integrity manifests.
         keys: DER SubjectPublicKeyInfo of bare public keys.
+        ocsp_responses: of any responder.
     """
 
     certificates: tuple[x509.Certificate, ...] = ()
@@ -44,6 +46,7 @@ class Endorsements:
     dcap: DcapCollateral | None = None
     rims: tuple[Rim, ...] = ()
     keys: tuple[bytes, ...] = ()
+    ocsp_responses: tuple[OcspResponse, ...] = ()
 
 
 def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
@@ -51,7 +54,7 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
 
     Args:
         files: name and content of each: certificates, revocation lists and public keys in PEM or
-            DER, DCAP collateral in JSON, manifests in XML, keys in JWK.
+            DER, OCSP responses in DER, DCAP collateral in JSON, manifests in XML, keys in JWK.
 
     Raises:
         MalformedError: ``endorsements.*``, naming the file.
@@ -60,6 +63,7 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
     lists: list[x509.CertificateRevocationList] = []
     rims: list[Rim] = []
     keys: list[bytes] = []
+    responses: list[OcspResponse] = []
     dcap: DcapCollateral | None = None
     for name, content in files:
         if content.lstrip()[:1] == b"<":
@@ -79,13 +83,14 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
         elif b"-----BEGIN PUBLIC KEY-----" in content:
             keys.append(_key(name, content))
         else:
-            _sort_der(name, content, certificates, lists, keys)
+            _sort_der(name, content, certificates, lists, keys, responses)
     return Endorsements(
         certificates=tuple(certificates),
         revocation_lists=tuple(lists),
         dcap=dcap,
         rims=tuple(rims),
         keys=tuple(keys),
+        ocsp_responses=tuple(responses),
     )
 
 
@@ -95,8 +100,12 @@ def _sort_der(
     certificates: list[x509.Certificate],
     lists: list[x509.CertificateRevocationList],
     keys: list[bytes],
+    responses: list[OcspResponse],
 ) -> None:
     """DER doesn't say what it is: whatever reads it as a whole."""
+    if _is_ocsp(content):
+        responses.append(parse_ocsp_response(content))
+        return
     try:
         certificates += load_certificates(content, what=name)
     except MalformedError:
@@ -104,6 +113,13 @@ def _sort_der(
             lists += load_revocation_lists(content, what=name)
         except MalformedError:
             keys.append(_key(name, content))
+
+
+def _is_ocsp(content: bytes) -> bool:
+    """Whether a DER sequence begins with an ENUMERATED: of what is known, responses alone do."""
+    size = content[1:2]
+    start = 2 if size < b"\x80" else 2 + (size[0] & 0x7F)
+    return content[:1] == b"\x30" and content[start : start + 1] == b"\x0a"
 
 
 def _key(name: str, content: bytes) -> bytes:

@@ -34,7 +34,8 @@ from casemate.verify.chain import verify_chain
 from casemate.verify.roots import INTEL_SGX_ROOT
 
 MAX_SIZE = 1024 * 1024
-_TCB_SIGNER = "Intel SGX TCB Signing"
+TCB_SIGNER = "Intel SGX TCB Signing"
+"""The common name of who signs TCB information and QE identities."""
 _TAIL = re.compile(r',"signature":"([0-9a-fA-F]{128})"\}\s*\Z')
 
 
@@ -189,12 +190,12 @@ def _parts(body: bytes, name: str) -> tuple[str, str]:
 
 def _require_signer(chain: Sequence[x509.Certificate]) -> None:
     """Only Intel's own signer of such documents: PCK keys end in the same root."""
-    if len(chain) != 2 or common_name(chain[0]) != _TCB_SIGNER:
+    if len(chain) != 2 or common_name(chain[0]) != TCB_SIGNER:
         raise NotGenuineError(
             "collateral.signer",
             "somebody signed who may not sign this",
             field="signer",
-            expected=f"{_TCB_SIGNER}, directly below the root",
+            expected=f"{TCB_SIGNER}, directly below the root",
             got=f"{common_name(chain[0])[:80]}, {len(chain) - 1} below it",
             remedy="Ask Intel's PCS, or a PCCS that passes on what it gives.",
         )
@@ -212,7 +213,7 @@ def _check_signature(signer: x509.Certificate, text: str, signature: str, name: 
             "collateral.signature",
             f"the signature of the {name} doesn't hold",
             field=name,
-            expected=f"by {_TCB_SIGNER}, on P-256",
+            expected=f"by {TCB_SIGNER}, on P-256",
             remedy="Ask Intel's PCS, or a PCCS that passes on what it gives.",
         ) from error
 

@@ -2,14 +2,18 @@
 
  1. The quote parses, and what follows it is cut off (`casemate.evidence.quote`).
  2. The collateral is at hand and current at the given time, every part of it.
- 3. The library dcap-qvl verifies: PCK chain to Intel's root, revocation lists, QE report and
+ 3. Intel's own signer of TCB information signed it, and the QE identity: not just any key below
+    the root, such as a platform's.
+ 4. The quote is of a kind that the library verifies: enclaves and TDs that can't be looked into.
+ 5. The library dcap-qvl verifies: PCK chain to Intel's root, revocation lists, QE report and
     identity, the quote's signature, TCB level of platform (and TDX module).
- 4. What the library parsed is what we parsed.
+ 6. What the library parsed is what we parsed.
 
 dcap-qvl returns normally for platforms that are out of date: the status is the claim
 ``tcb_status``, and a policy that doesn't speak of it allows ``UpToDate`` alone. It refuses by
 itself what a policy would refuse later: debug, TDs whose page-table faults can be injected
-(without SEPT_VE_DISABLE), service TDs.
+(without SEPT_VE_DISABLE), service TDs. Rule 4 says so first, with a reason of its own; whether
+such a quote is genuine otherwise is then not known.
 
 Source: see `casemate.evidence.quote` and `casemate.endorsements.dcap`.
 """
@@ -19,12 +23,16 @@ from __future__ import annotations
 import datetime
 import json
 
+from casemate.endorsements.certificates import load_certificates
 from casemate.endorsements.dcap import DcapCollateral
 from casemate.errors import NotGenuineError, UnavailableError
 from casemate.evidence import Tee
 from casemate.evidence.quote import Quote, SgxReport, TdReport, parse_quote
 from casemate.verify.checks import CheckList
+from casemate.verify.collateral import TCB_SIGNER, common_name
 from casemate.verify.report import ClaimValue, VerifiedReport
+
+_SGX_VERSION = 3
 
 
 def verify_quote(
@@ -49,8 +57,10 @@ def verify_quote(
 
     Raises:
         MalformedError: the quote can't be read.
-        UnavailableError: ``dcap.no-collateral``, ``dcap.collateral-expired``.
-        NotGenuineError: ``dcap.verification``.
+        UnavailableError: ``dcap.no-collateral``, ``dcap.collateral-expired``,
+            ``dcap.quote-version``.
+        NotGenuineError: ``dcap.signer``, ``dcap.debug``, ``dcap.sept-ve-disable``,
+            ``dcap.service-td``, ``dcap.verification``.
 
     Does not check: measurements, report data, TCB status, or any policy.
     """
@@ -61,6 +71,10 @@ def verify_quote(
         quote = parse_quote(data)
     with checks.check("dcap.collateral", "the collateral is at hand and current"):
         current = _current(collateral, at)
+    with checks.check("dcap.signer", "Intel's signer of TCB information signed the collateral"):
+        _check_signers(current)
+    with checks.check("dcap.attributes", "what was quoted can't be looked into"):
+        _check_attributes(quote)
     with checks.check(
         "dcap.verification", "PCK chain, revocation, QE, signature and TCB level hold"
     ):
@@ -124,6 +138,59 @@ def _current(collateral: DcapCollateral | None, at: datetime.datetime) -> DcapCo
             remedy="Fetch it again from Intel's PCS or a PCCS, or check the clock.",
         )
     return collateral
+
+
+def _check_signers(collateral: DcapCollateral) -> None:
+    """Rule 3, by name; the library verifies the chain."""
+    fields = json.loads(collateral.text)
+    for name in ("tcb_info_issuer_chain", "qe_identity_issuer_chain"):
+        signer = load_certificates(fields[name].encode(), what=name)[0]
+        if (got := common_name(signer)) != TCB_SIGNER:
+            raise NotGenuineError(
+                "dcap.signer",
+                "somebody signed the collateral who may not",
+                field=name,
+                expected=TCB_SIGNER,
+                got=got[:80],
+                remedy="Fetch it from Intel's PCS, or a PCCS that passes on what it gives.",
+            )
+
+
+def _check_attributes(quote: Quote) -> None:
+    """Rule 4."""
+    report = quote.report
+    if isinstance(report, SgxReport) and quote.version != _SGX_VERSION:
+        raise UnavailableError(
+            "dcap.quote-version",
+            "quotes of enclaves in that version can't be verified here",
+            field="version",
+            expected=str(_SGX_VERSION),
+            got=str(quote.version),
+            remedy="Ask the quoting library for version 3.",
+        )
+    if report.debug:
+        raise _refusal("debug", "it can be looked into", "no debug mode", "debug mode")
+    if isinstance(report, SgxReport):
+        return
+    if not report.sept_ve_disable:
+        raise _refusal(
+            "sept-ve-disable", "its host can inject page faults", "SEPT_VE_DISABLE", "without it"
+        )
+    if report.mr_service_td is not None and any(report.mr_service_td):
+        raise _refusal(
+            "service-td", "a service TD may change it", "no service TD", report.mr_service_td.hex()
+        )
+
+
+def _refusal(code: str, reason: str, expected: str, got: str) -> NotGenuineError:
+    return NotGenuineError(
+        f"dcap.{code}",
+        f"the quote isn't verified, for {reason}",
+        field=code,
+        expected=expected,
+        got=got,
+        remedy="Launch it with the attributes of a production guest or enclave.",
+    )
 
 
 def _check_agreement(quote: Quote, verified: dict[str, dict[str, dict[str, object]]]) -> None:
