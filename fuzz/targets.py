@@ -37,6 +37,7 @@ from casemate.evidence.quote import parse_quote
 from casemate.evidence.ratls import parse_attested_certificate
 from casemate.evidence.simulated import parse_simulated_evidence
 from casemate.evidence.snp import parse_snp_report
+from casemate.evidence.snp_certificates import VCEK, parse_certificate_table
 from casemate.evidence.tpm import parse_tpm_evidence, parse_tpm_quote, parse_tpm_signature
 from casemate.image.bom.grammar import parse_bom_text
 from casemate.image.elf import read_needs
@@ -306,6 +307,10 @@ TARGETS: Mapping[str, Target] = {
     "detect": Target(run=lambda d: detect(unwrap(d)), seeds=_published("sgx", "snp", "nitro")),
     "quote": Target(run=parse_quote, seeds=_published("sgx", "tdx"), max_size=16384),
     "snp": Target(run=parse_snp_report, seeds=_published("snp")),
+    "snp-certificates": Target(
+        run=parse_certificate_table,
+        seeds=_given(bytes.fromhex(VCEK) + b"\x30\0\0\0\x01\0\0\0" + bytes(24) + b"x"),
+    ),
     "nitro": Target(run=parse_nitro_document, seeds=_published("nitro"), max_size=16384),
     "tpm": Target(run=parse_tpm_evidence, seeds=_published("tpm"), max_size=16384),
     "tpm-quote": Target(
