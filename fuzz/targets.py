@@ -20,6 +20,7 @@ from tests.support.containers import File, layer
 from casemate.encoding import decode_cbor, encode_cbor
 from casemate.encoding.cbor import decode_foreign_cbor
 from casemate.encoding.cose import parse_sign1
+from casemate.encoding.jose import compact, parse_jws
 from casemate.encoding.jsontext import decode_json
 from casemate.encoding.text import decode_base64, decode_hex
 from casemate.endorsements.collection import sort_endorsements
@@ -31,6 +32,7 @@ from casemate.evidence.cca import parse_cca_token
 from casemate.evidence.detect import detect, unwrap
 from casemate.evidence.eventlog import parse_event_log
 from casemate.evidence.identity_key import parse_identity_key_evidence
+from casemate.evidence.maa import parse_maa_token
 from casemate.evidence.nitro import parse_nitro_document
 from casemate.evidence.nvidia import parse_nvidia_report
 from casemate.evidence.quote import parse_quote
@@ -57,6 +59,7 @@ from casemate.serving.ssl_config import parse_ssl_config
 from casemate.serving.tensors import decode_tensor
 from casemate.serving.wire import tensorflow_serving_pb2 as serving_wire
 from casemate.types import Sha384
+from casemate_testkit.tokens import SGX, SNP, TDX, TokenService, azure_vm
 
 ROOT = Path(__file__).resolve().parents[1]
 _SPECS = ROOT / "specs" / "vectors"
@@ -195,6 +198,12 @@ def _cases() -> list[dict]:
     return json.loads(path.read_text()) if path.is_file() else []
 
 
+def _tokens() -> Iterator[bytes]:
+    service = TokenService()
+    for claims in (SNP, SGX, TDX, azure_vm(SNP, b"n" * 32)):
+        yield service.token(claims)
+
+
 def _logs() -> Iterator[bytes]:
     for name in sorted({case["eventlog"] for case in _cases() if case.get("eventlog")}):
         yield (_PUBLISHED / name).read_bytes()
@@ -242,6 +251,13 @@ TARGETS: Mapping[str, Target] = {
     ),
     "cose": Target(
         run=lambda d: parse_sign1(d, what="it", max_size=65536), seeds=_published("nitro", "cca")
+    ),
+    "jws": Target(
+        run=_canonical(
+            lambda d: parse_jws(d, what="it", max_size=65536),
+            lambda value: compact(value.signed, value.signature),
+        ),
+        seeds=_given(b"eyJhbGciOiJFUzI1NiIsImtpZCI6ImsifQ.eyJhIjoxfQ.AQ"),
     ),
     "json": Target(
         run=lambda d: decode_json(d, what="it", max_size=65536),
@@ -325,6 +341,7 @@ TARGETS: Mapping[str, Target] = {
     "hcl-report": Target(run=parse_hcl_report, seeds=_given(b"HCLA" + bytes(1216))),
     "nvidia": Target(run=parse_nvidia_report, seeds=_published("nvidia"), max_size=16384),
     "cca": Target(run=parse_cca_token, seeds=_published("cca")),
+    "maa": Target(run=parse_maa_token, seeds=_tokens, max_size=16384),
     "attested-certificate": Target(
         run=parse_attested_certificate, seeds=_published("ratls"), max_size=32768
     ),
@@ -335,6 +352,12 @@ TARGETS: Mapping[str, Target] = {
         allowed=(MalformedError, NotGenuineError),
         seeds=_published_endorsements(".pem", ".der", ".crl", ".json"),
         max_size=65536,
+    ),
+    "key-set": Target(
+        run=lambda d: sort_endorsements([("it", d)]),
+        allowed=(MalformedError, NotGenuineError),
+        seeds=lambda: [TokenService(certified=each).key_set() for each in (True, False)],
+        max_size=16384,
     ),
     "dcap-collateral": Target(
         run=parse_dcap_collateral, seeds=_published_endorsements(".json"), max_size=65536

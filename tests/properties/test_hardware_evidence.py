@@ -16,12 +16,14 @@ from casemate.evidence.azure import parse_azure_evidence, parse_hcl_report
 from casemate.evidence.cca import parse_cca_token
 from casemate.evidence.detect import detect, unwrap
 from casemate.evidence.eventlog import parse_event_log
+from casemate.evidence.maa import parse_maa_token
 from casemate.evidence.nitro import parse_nitro_document
 from casemate.evidence.nvidia import parse_nvidia_report
 from casemate.evidence.quote import parse_quote
 from casemate.evidence.ratls import parse_attested_certificate
 from casemate.evidence.snp import parse_snp_report
 from casemate.evidence.tpm import parse_tpm_evidence, parse_tpm_quote, parse_tpm_signature
+from casemate_testkit.tokens import SNP, TokenService
 
 PARSERS = {
     "sgx": parse_quote,
@@ -36,6 +38,7 @@ PARSERS = {
     "ratls": parse_attested_certificate,
 }
 OTHERS = (
+    parse_maa_token,
     detect,
     parse_tpm_quote,
     parse_tpm_signature,
@@ -47,6 +50,9 @@ OTHERS = (
     lambda data: load_revocation_lists(data, what="it"),
     lambda data: sort_endorsements([("it", data)]),
 )
+TOKENS = TokenService()
+KEY_SET = TOKENS.key_set()
+TOKEN = TOKENS.token()
 ENDORSEMENTS = sorted({name for case in cases() for name in case.get("endorsements", ())})
 
 
@@ -86,6 +92,27 @@ def test_published_endorsements_with_a_piece_exchanged(name, draw):
 def test_a_published_event_log_with_a_piece_exchanged(draw):
     log = (FOLDER / "tdx" / "eventlog_ccel.bin").read_bytes()[:20_000]
     parses(parse_event_log, damaged(draw, log + b"\xff" * 64))
+
+
+@settings(max_examples=100, deadline=None)
+@given(draw=st.data())
+def test_a_token_with_a_claim_exchanged(draw):
+    name = draw.draw(st.sampled_from(sorted(SNP)))
+    parses(parse_maa_token, TOKENS.token(SNP | {name: draw.draw(JSON)}))
+    parses(parse_maa_token, damaged(draw, TOKEN))
+
+
+@settings(max_examples=100, deadline=None)
+@given(draw=st.data())
+def test_a_key_set_with_a_piece_exchanged(draw):
+    parses(lambda data: sort_endorsements([("it", data)]), damaged(draw, KEY_SET))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=5,
+)
 
 
 def damaged(draw, data):

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from casemate.encoding import decode_json
 from casemate.endorsements.certificates import load_certificates, load_revocation_lists
 from casemate.endorsements.dcap import DcapCollateral, parse_dcap_collateral
+from casemate.endorsements.jwks import TokenKey, parse_jwks
 from casemate.endorsements.ocsp import OcspResponse, parse_ocsp_response
 from casemate.endorsements.rim import Rim, parse_rim
 from casemate.errors import MalformedError
@@ -39,6 +40,7 @@ class Endorsements:
         rims: reference integrity manifests.
         keys: DER SubjectPublicKeyInfo of bare public keys.
         ocsp_responses: of any responder.
+        token_keys: of those who sign tokens, with the names that tokens call them by.
     """
 
     certificates: tuple[x509.Certificate, ...] = ()
@@ -47,6 +49,7 @@ class Endorsements:
     rims: tuple[Rim, ...] = ()
     keys: tuple[bytes, ...] = ()
     ocsp_responses: tuple[OcspResponse, ...] = ()
+    token_keys: tuple[TokenKey, ...] = ()
 
 
 def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
@@ -54,7 +57,8 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
 
     Args:
         files: name and content of each: certificates, revocation lists and public keys in PEM or
-            DER, OCSP responses in DER, DCAP collateral in JSON, manifests in XML, keys in JWK.
+            DER, OCSP responses in DER, DCAP collateral in JSON, manifests in XML, keys in JWK, key
+            sets in JWKS.
 
     Raises:
         MalformedError: ``endorsements.*``, naming the file.
@@ -64,6 +68,7 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
     rims: list[Rim] = []
     keys: list[bytes] = []
     responses: list[OcspResponse] = []
+    token_keys: list[TokenKey] = []
     dcap: DcapCollateral | None = None
     for name, content in files:
         if content.lstrip()[:1] == b"<":
@@ -72,6 +77,8 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
             value = decode_json(content, what=name, max_size=_MAX_SIZE)
             if isinstance(value, dict) and "kty" in value:
                 keys.append(_jwk(name, value))
+            elif isinstance(value, dict) and "keys" in value:
+                token_keys += parse_jwks(value, what=name)
             elif dcap is None:
                 dcap = parse_dcap_collateral(content)
             else:
@@ -91,6 +98,7 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
         rims=tuple(rims),
         keys=tuple(keys),
         ocsp_responses=tuple(responses),
+        token_keys=tuple(token_keys),
     )
 
 

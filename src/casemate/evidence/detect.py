@@ -7,6 +7,7 @@ import binascii
 import re
 
 from casemate.encoding import decode_json
+from casemate.encoding.jose import COMPACT, decode_claims, parse_jws
 from casemate.errors import MalformedError
 from casemate.evidence.envelope import Tee
 from casemate.evidence.snp import REPORT_SIZE
@@ -20,12 +21,14 @@ RATLS = "ratls"
 
 
 def unwrap(data: bytes) -> bytes:
-    """Evidence as bytes, where it came as base64 text; else as it is."""
+    """Evidence as bytes, where it came as base64 text; a token without white space; else as is."""
     if len(data) > _MAX_SIZE:
         raise MalformedError(
             "evidence.too-large", "the evidence is too large", field="evidence",
             expected=f"at most {_MAX_SIZE} bytes", got=f"{len(data)} bytes",
         )  # fmt: skip
+    if COMPACT.match(data):
+        return data.strip()
     if not _BASE64.match(data):
         return data
     text = data.strip().rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
@@ -48,6 +51,8 @@ def detect(data: bytes) -> str:
         return RATLS
     if data.lstrip()[:1] == b"{":
         return _of_json(data)
+    if COMPACT.match(data):
+        return _of_token(data)
     if len(data) == REPORT_SIZE and data[0] in (2, 3, 4, 5) and not any(data[1:4]):
         return Tee.SNP
     if data[12:28] == _INTEL_QE:
@@ -73,6 +78,13 @@ def _of_json(data: bytes) -> str:
     if {"ak_public", "tpm_quote"} <= keys:
         return Tee.TPM
     raise _unknown(f"JSON with {', '.join(sorted(keys))[:120] or 'nothing'}")
+
+
+def _of_token(data: bytes) -> str:
+    claims = decode_claims(parse_jws(data, what="token", max_size=_MAX_SIZE), what="token")
+    if "x-ms-attestation-type" in claims:
+        return Tee.MAA
+    raise _unknown(f"a token with {', '.join(sorted(claims))[:120] or 'nothing'}")
 
 
 def _unknown(got: str) -> MalformedError:

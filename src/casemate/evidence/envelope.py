@@ -29,14 +29,17 @@ class Tee(StrEnum):
     """An NVIDIA GPU in confidential-computing mode."""
     SNP = "snp"
     """AMD SEV-SNP."""
+    MAA = "maa"
+    """Microsoft Azure Attestation: its service verified, and its token says what."""
     IDENTITY_KEY = "identity-key"
     """No TEE: a long-lived key signs, and its holder is trusted by name (a pinned broker)."""
 
 
-CHANNEL_TEES = tuple(tee for tee in Tee if tee is not Tee.NVIDIA)
+CHANNEL_TEES = tuple(tee for tee in Tee if tee not in {Tee.NVIDIA, Tee.MAA})
 """Those whose evidence opens attested channels (specs/attested-channel.md, "Evidence message").
 
-A GPU answers anybody's nonce: alone, its evidence doesn't tell who is at the other end."""
+A GPU answers anybody's nonce: alone, its evidence doesn't tell who is at the other end. Tokens say
+what somebody else verified, at another time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

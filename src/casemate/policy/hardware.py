@@ -35,8 +35,8 @@ def _flag(name: str, remedy: str) -> Field:
     return Field(name=name, kind=Kind.BOOL, remedy=remedy)
 
 
-def _text(name: str, remedy: str, *, default: str | None = None) -> Field:
-    return Field(name=name, kind=Kind.TEXT, remedy=remedy, default=default)
+def _text(name: str, remedy: str, *, default: str | None = None, must: bool = False) -> Field:
+    return Field(name=name, kind=Kind.TEXT, remedy=remedy, default=default, must_check=must)
 
 
 def _levels(name: str) -> Field:
@@ -104,6 +104,29 @@ _SNP = (
 _PCRS = _registers("pcr", range(24), 32)
 _VIRTUAL_TPM = (_flag("secure_boot", "Switch secure boot on."), *_PCRS)
 
+_MAA = (
+    _text("issuer", "Name the attestation provider, if it is one that you trust.", must=True),
+    _digest("signing_key", 32, "The provider signs with another key; name it if it is its own."),
+    _text("attestation_type", "Ask the provider to attest what the policy names."),
+    _text("hardware", "Another kind of TEE vouches; name it if it is to be trusted."),
+    _text("measurement", _MEASURED, must=True),
+    _debug(),
+    _digest("policy_hash", 32, "The provider applied another policy of its customer's."),
+    _text("compliance_status", "Azure doesn't call this machine a compliant confidential one."),
+    _flag("secure_boot", "Switch secure boot on."),
+    _text("vm_id", _PLATFORM),
+    _digest("mr_signer", 32, "Somebody else signed the enclave."),
+    _number("isv_prod_id", "It is another product of the same signer."),
+    _number("isv_svn", "Update the enclave."),
+    _digest("host_data", 32, _CHOSEN),
+    _digest("id_key_digest", 48, "Sign the guest's identity with the key that the policy names."),
+    _number("guest_svn", "Update the guest."),
+    _number("vmpl", "Ask for the report at the privilege level that the policy names."),
+    _levels("reported_tcb"),
+    _text("tcb_status", "Update the platform; another status means known weaknesses."),
+    *_registers("rtmr", range(4), 48),
+)
+
 HARDWARE_FIELDS: Mapping[Tee, tuple[Field, ...]] = MappingProxyType(
     {
         Tee.SGX: (
@@ -148,6 +171,7 @@ HARDWARE_FIELDS: Mapping[Tee, tuple[Field, ...]] = MappingProxyType(
             _text("revocation", _REVOKED),
             LAUNCH,
         ),
+        Tee.MAA: (*_MAA, LAUNCH),
         Tee.CCA: (
             _digest("cpak", 32, _PLATFORM, must=True),
             _digest("rim", 64, _MEASURED, must=True),

@@ -18,6 +18,7 @@ from casemate.verify.cca import verify_cca
 from casemate.verify.checks import CheckList
 from casemate.verify.dcap import verify_quote
 from casemate.verify.eventlog import check_ccel, check_registers
+from casemate.verify.maa import verify_maa
 from casemate.verify.nitro import verify_nitro
 from casemate.verify.nvidia import verify_nvidia
 from casemate.verify.ratls import verify_attested_certificate
@@ -88,6 +89,8 @@ def verify_anything(
             )  # fmt: skip
         case Tee.CCA:
             report = verify_cca(data, platform_keys=endorsements.keys, checks=checks)
+        case Tee.MAA:
+            report = verify_maa(data, keys=endorsements.token_keys, at=at, checks=checks)
         case Tee.SIMULATED:
             with checks.check("simulated.signature", "a named development root signed it"):
                 report = verify_simulated(data, roots=development_roots)
