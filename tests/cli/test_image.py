@@ -15,6 +15,7 @@ from tests.support.containers import File, layer, oci_layout
 from tests.support.trees import compare_trees, make_folder
 
 from casemate.image.fuse import fuse_available
+from casemate.image.storage import is_memory
 
 _LIBRARIES = f"{os.uname().machine}-linux-gnu"
 _CASEMATE = [sys.executable, "-m", "casemate.cli.main"]
@@ -42,7 +43,10 @@ def test_from_key_to_extracted_tree(tmp_path: Path) -> None:
     listing = json.loads(casemate("image", "ls", image, "--key", key, "--json").stdout)
     assert len(listing) == sealed["entries"]
     casemate("image", "verify", image, "--key", key, "--id", sealed["id"])
-    done = casemate("image", "extract", image, tmp_path / "out", "--key", key, "--json")
+    extract = ("image", "extract", image, tmp_path / "out", "--key", key, "--json")
+    if not is_memory(tmp_path):
+        assert "image.disk" in casemate(*extract, code=2).stderr
+    done = casemate(*extract, "--dangerously-allow-disk")
     assert json.loads(done.stdout)["entries"] == sealed["entries"]
     compare_trees(folder, tmp_path / "out")
 
@@ -77,24 +81,37 @@ def test_what_cannot_be_sealed_is_refused_with_what_could(tmp_path: Path) -> Non
     assert not image.exists()
 
 
-@pytest.mark.skipif(fuse_available() is not None, reason=f"no mount here: {fuse_available()}")
-def test_a_mount_ends_with_its_program(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["mount", "open", "open --open=extract"])
+def test_what_is_opened_ends_with_its_program(tmp_path: Path, way: str) -> None:
+    if "extract" not in way and fuse_available() is not None:
+        pytest.skip(f"no mount here: {fuse_available()}")
     folder, image, key = make_folder(tmp_path / "tree"), tmp_path / "image", tmp_path / "key"
     (tmp_path / "mnt").mkdir()
     casemate("key", "new", key)
     casemate("image", "seal", folder, image, "--key", key)
     server = subprocess.Popen(
-        [*_CASEMATE, "image", "mount", str(image), str(tmp_path / "mnt"), "--key", str(key)],
+        [
+            *_CASEMATE,
+            "image",
+            *way.split(),
+            str(image),
+            str(tmp_path / "mnt"),
+            "--key",
+            str(key),
+            "--dangerously-allow-disk",
+        ],
         stderr=subprocess.PIPE,
         text=True,
     )
     assert server.stderr is not None
     with server.stderr:
-        assert "is mounted" in server.stderr.readline()
+        said = server.stderr.readline()
+        assert ("is extracted to" if "extract" in way else "is mounted on") in said
         compare_trees(folder, tmp_path / "mnt")
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) == 0
     assert not os.path.ismount(tmp_path / "mnt")
+    assert list((tmp_path / "mnt").iterdir()) == []
 
 
 def test_each_cause_has_its_exit_code_and_remedy(tmp_path: Path) -> None:

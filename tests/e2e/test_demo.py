@@ -78,7 +78,7 @@ def test_in_a_plain_container_it_says_where_decrypted_files_go():
     report = json.loads(done.stdout)
     assert_shows_everything(report)
     assert not report["in_memory"]
-    assert "--allow-disk" in done.stderr
+    assert "--dangerously-allow-disk" in done.stderr
     assert "chroot" in done.stderr
 
 

@@ -102,6 +102,29 @@ def test_the_root_can_be_mounted_lazily_with_changes_in_memory(tmp_path):
     assert "mounted lazily" in done.stderr
 
 
+def test_the_memory_that_images_take_is_said_before_it_is_taken(tmp_path, root):
+    volume = [file("model", varied(3 << 20))]
+    with launch_site(tmp_path, shell("ls /data"), volume=volume) as site:
+        done = site.launch(root, "--open=extract", "--json")
+    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    names = [event["event"] for event in events]
+    said = [event for event in events if event["event"] == "image"]
+    assert [event["way"] for event in said] == ["extract", "extract"], done.stderr
+    assert all(0 < event["bytes"] < event["left"] for event in said)
+    assert said[1]["bytes"] > 3 << 20
+    assert names.index("image") < names.index("root")
+
+
+def test_insisting_on_mounts_where_there_are_none_starts_nothing(tmp_path):
+    if "chroot" not in ROOTS:
+        pytest.skip("needs the right to chroot")
+    with launch_site(tmp_path, shell("echo started")) as site:
+        done = site.launch("--root=chroot", "--open=mount")
+    assert done.status == 2
+    assert "image.open" in done.stderr
+    assert "started" not in done.stdout
+
+
 def test_sigterm_reaches_the_workload_and_its_answer_comes_back(tmp_path, root):
     script = "trap 'echo stopping; exit 3' TERM; echo ready; while :; do sleep 0.1; done"
     with launch_site(tmp_path, shell(script)) as site, site.running(root) as run:

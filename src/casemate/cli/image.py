@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -19,11 +20,13 @@ from casemate.errors import CasemateError, UsageError
 from casemate.image.compare import compare
 from casemate.image.extract import extract as extract_image
 from casemate.image.format import TocEntry
-from casemate.image.fuse import FuseMount
 from casemate.image.keys import read_key_file
+from casemate.image.opening import opened_on
 from casemate.image.reader import ImageFile, SealedImage, open_image
 from casemate.image.rekey import rekey as change_key
 from casemate.image.seal import seal as seal_tree
+from casemate.image.storage import DANGER, require_memory_backed, require_no_plain_swap
+from casemate.image.ways import OpenChoice, Way
 from casemate.project.drafts import draft_contract
 from casemate.project.files import write_public
 from casemate.project.sources import DEFAULT_LIMIT, read_source
@@ -40,6 +43,10 @@ _id = click.option(
     metavar="HEX",
     help="Which image it must be; without it, any image under the key is taken.",
 )
+_danger = click.option(
+    DANGER, "allow_disk", is_flag=True,
+    help="INSECURE: let decrypted files reach a disk, or swap that isn't encrypted.",
+)  # fmt: skip
 
 
 @click.group()
@@ -244,6 +251,7 @@ def verify(image: Path, key: Path, image_id: str | None, as_json: bool) -> None:
 @_id
 @click.option("--only", multiple=True, metavar="PATH", help="Only this path and what is under it.")
 @click.option("--restore-owner", is_flag=True, help="Restore owners too. Needs root.")
+@_danger
 @_json
 def extract(
     image: Path,
@@ -252,12 +260,15 @@ def extract(
     image_id: str | None,
     only: tuple[str, ...],
     restore_owner: bool,
+    allow_disk: bool,
     as_json: bool,
 ) -> None:
-    """Extract IMAGE into FOLDER, which must be empty or new.
+    """Extract IMAGE into FOLDER, which must be empty or new, and lie in memory.
 
-    What is written there is plaintext: choose memory-backed storage.
+    What is written there is plaintext: a folder on a disk is refused unless insisted on.
     """
+    require_memory_backed(folder, allow_disk=allow_disk)
+    require_no_plain_swap(allow_disk=allow_disk)
     with _opened(image, key, image_id) as opened, _progress("extracting") as progress:
         done = extract_image(
             opened, folder, subset=only or None, progress=progress, restore_owner=restore_owner
@@ -278,17 +289,58 @@ def extract(
 @click.argument("folder", type=_FOLDER)
 @_key
 @_id
-def mount(image: Path, folder: Path, key: Path, image_id: str | None) -> None:
+@_danger
+def mount(image: Path, folder: Path, key: Path, image_id: str | None, allow_disk: bool) -> None:
     """Mount IMAGE on FOLDER, read-only, until Ctrl-C, SIGTERM or umount."""
+    _hold_open(image, folder, key, image_id, OpenChoice.MOUNT, allow_disk=allow_disk)
+
+
+@command.command(
+    "open", epilog="Example:  casemate image open model.image /dev/shm/m --key secrets/model_key"
+)
+@click.argument("image", type=_FILE)
+@click.argument("folder", type=_FOLDER)
+@_key
+@_id
+@click.option(
+    "--open", "choice", type=click.Choice([each.value for each in OpenChoice]),
+    default="auto", show_default=True,
+    help="Insist on a way; auto mounts where this machine allows it.",
+)  # fmt: skip
+@_danger
+def open_command(
+    image: Path, folder: Path, key: Path, image_id: str | None, choice: str, allow_disk: bool
+) -> None:
+    """Open IMAGE in FOLDER, mounted or extracted to memory, until Ctrl-C or SIGTERM."""
+    _hold_open(image, folder, key, image_id, OpenChoice(choice), allow_disk=allow_disk)
+
+
+def _hold_open(
+    image: Path,
+    folder: Path,
+    key: Path,
+    image_id: str | None,
+    choice: OpenChoice,
+    *,
+    allow_disk: bool,
+) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _opened(image, key, image_id) as opened:
-        mounted = FuseMount(opened, folder, on_error=_complain)
-        try:
-            with mounted:
-                click.echo(f"{image} is mounted on {folder}; Ctrl-C unmounts it", err=True)
-                mounted.wait()
-        except KeyboardInterrupt:
-            click.echo(f"{folder} is unmounted", err=True)
+    how = {Way.MOUNT: "mounted on", Way.EXTRACT: "extracted to"}
+    try:
+        with contextlib.ExitStack() as stack:
+            opened = stack.enter_context(_opened(image, key, image_id))
+            with _progress("extracting") as progress:
+                held = stack.enter_context(
+                    opened_on(
+                        opened, folder, choice,
+                        allow_disk=allow_disk, on_error=_complain, progress=progress,
+                    )
+                )  # fmt: skip
+            why = f" ({held.plan.reason})" if held.plan.reason else ""
+            click.echo(f"{image} is {how[held.plan.way]} {folder}{why}; Ctrl-C ends it", err=True)
+            held.wait()
+    except KeyboardInterrupt:
+        click.echo(f"{folder} is closed", err=True)
 
 
 def _opened(image: Path, key: Path, image_id: str | None) -> SealedImage:

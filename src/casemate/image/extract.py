@@ -22,6 +22,7 @@ from typing import Self
 from casemate.errors import UsageError
 from casemate.image.format import CHUNK_SIZE, TocEntry
 from casemate.image.reader import SealedImage
+from casemate.image.storage import extracted_size, megabytes
 from casemate.image.tree import EntryKind
 from casemate.image.workers import Meter, Progress, Step, run_steps
 
@@ -92,15 +93,35 @@ def extract(
                 got="a directory with entries",
                 remedy="Choose another directory, or remove what is in it.",
             )
+        _require_space(destination, root, chosen)
         try:
             return _Extraction(image, root, chosen, restore_owner).run(threads, progress)
         except BaseException as error:
-            _clear(destination)
+            empty(destination)
             if isinstance(error, OSError):
                 raise _unwritable(destination, error) from error
             raise
     finally:
         os.close(root)
+
+
+def _require_space(destination: Path, root: int, chosen: tuple[TocEntry, ...]) -> None:
+    """What the table of contents declares must fit before anything of it is written.
+
+    A reader accepts no content beyond the payload and none twice, so a tree is never larger than
+    its image file.
+    """
+    space = os.fstatvfs(root)
+    needed, free = extracted_size(chosen), space.f_bavail * space.f_frsize
+    if space.f_blocks and needed > free:
+        raise UsageError(
+            "image.destination",
+            f"{destination} hasn't the space for what is to be extracted",
+            field=str(destination),
+            expected=megabytes(needed),
+            got=f"{megabytes(free)} free",
+            remedy="Make the memory file system larger, or extract a part with --only.",
+        )
 
 
 def _chosen(image: SealedImage, subset: Iterable[str] | None) -> tuple[TocEntry, ...]:
@@ -322,7 +343,8 @@ def _write(descriptor: int, data: memoryview, position: int) -> None:
         data, position = data[count:], position + count
 
 
-def _clear(destination: Path) -> None:
+def empty(destination: Path) -> None:
+    """Remove everything in a directory, following no link."""
     for item in destination.iterdir():
         if item.is_dir() and not item.is_symlink():
             shutil.rmtree(item, ignore_errors=True)

@@ -15,12 +15,13 @@ from typing import NoReturn
 
 from casemate.encoding import CborValue
 from casemate.errors import CasemateError, InternalError
+from casemate.image.storage import require_no_plain_swap
 from casemate.launcher import linux
 from casemate.launcher.init import FORWARDED, Workload, run_init
 from casemate.launcher.isolation import choose_isolation, enter_isolation
 from casemate.launcher.newroot import NewRoot
 from casemate.launcher.options import LaunchOptions
-from casemate.launcher.storage import PlainStorage, require_no_plain_swap
+from casemate.launcher.storage import PlainStorage
 from casemate.launcher.wire import error_from, error_message, receive_message, send_message
 from casemate.protocol.contract import LaunchContract
 from casemate.types import Secret

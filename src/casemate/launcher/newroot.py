@@ -14,9 +14,11 @@ from casemate.image.extract import extract
 from casemate.image.fuse import FuseMount, fuse_available
 from casemate.image.keys import parse_key_file
 from casemate.image.reader import SealedImage, open_image
+from casemate.image.storage import extracted_size, megabytes, memory_left
+from casemate.image.ways import SLACK, Planned, Wanted, Way, plan_ways
 from casemate.launcher import linux
 from casemate.launcher.isolation import Isolation
-from casemate.launcher.options import LaunchOptions, OpenChoice
+from casemate.launcher.options import LaunchOptions
 from casemate.launcher.storage import PlainStorage
 from casemate.protocol.contract import ImageMount, LaunchContract, SecretPlacement
 from casemate.types import Secret
@@ -29,21 +31,28 @@ _LINKS = (
     ("stderr", "/proc/self/fd/2"),
 )
 _BASES = ("/mnt", "/media", "/srv", "/opt", "/run", "/var/tmp", "/tmp")  # noqa: S108  mount points
-_SLACK = 64 << 20
 _NO_SYMLINK = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """An image that is open, and what it is for."""
+    """An image that is open, and what it is for.
+
+    Args:
+        mount: its line in the contract.
+        image: open, its content still sealed.
+        size: bytes of memory that it takes once extracted.
+    """
 
     mount: ImageMount
     image: SealedImage
+    size: int
 
     @property
-    def size(self) -> int:
-        """Bytes of its files."""
-        return sum(entry.size for entry in self.image)
+    def wanted(self) -> Wanted:
+        """What is planned with: a root is extracted, for speed; a volume is mounted, for size."""
+        prefer = Way.EXTRACT if self.mount.mount == "/" else Way.MOUNT
+        return Wanted(name=f"image {self.mount.name}", size=self.size, prefer=prefer)
 
 
 class NewRoot(contextlib.ExitStack):
@@ -71,7 +80,6 @@ class NewRoot(contextlib.ExitStack):
         self._isolation = isolation
         self._tell = tell
         self._storage = storage
-        self._where = "memory"
 
     def build(self, secrets: dict[str, Secret]) -> Path:
         """Build it.
@@ -87,18 +95,25 @@ class NewRoot(contextlib.ExitStack):
         """
         # 1. Open every image before anything is mounted: a wrong one costs nothing.
         opened = [self._open(mount, secrets[mount.key]) for mount in self._contract.images]
-        root = next(item for item in opened if item.mount.mount == "/")
-        volumes = sorted(
-            (item for item in opened if item is not root), key=lambda item: item.mount.mount
+        opened.sort(key=lambda item: item.mount.mount)  # "/" first, then volumes inside it
+        # 2. How each is opened, and whether there is memory for it, before any is taken.
+        left = memory_left()
+        plans = plan_ways(
+            [item.wanted for item in opened],
+            choice=self._options.open,
+            no_mount=fuse_available() if self._isolation.can_mount else "no mount rights",
+            left=1 << 60 if self._may_use_disk else left,
         )
-        # 2. The root file system, then volumes inside it.
-        path = self._root(root, needed=sum(item.size for item in opened) + _SLACK)
-        for volume in volumes:
-            self._volume(path, volume)
-        # 3. Secrets, each a new file.
+        for item, plan in zip(opened, plans, strict=True):
+            self._announce(item, plan, left)
+        # 3. The root file system, then the volumes.
+        path = self._root(opened[0], plans[0], needed=SLACK + sum(item.size for item in opened))
+        for volume, plan in zip(opened[1:], plans[1:], strict=True):
+            self._volume(path, volume, plan)
+        # 4. Secrets, each a new file.
         for placement in self._contract.secrets:
             _place(path, placement, secrets[placement.name], owner=self._owner())
-        # 4. What a server expects around it.
+        # 5. What a server expects around it.
         self._devices(path)
         self._tell("root", None, path=str(path))
         return path
@@ -107,15 +122,32 @@ class NewRoot(contextlib.ExitStack):
         path = self._options.image_file(mount.name)
         image = open_image(path, parse_key_file(key.reveal()), mount.id)
         self.callback(image.close)
-        return Opened(mount=mount, image=image)
+        return Opened(mount=mount, image=image, size=extracted_size(image))
 
-    def _root(self, root: Opened, *, needed: int) -> Path:
+    @property
+    def _may_use_disk(self) -> bool:
+        return self._options.allow_disk and not self._isolation.can_mount
+
+    def _announce(self, item: Opened, plan: Planned, left: int) -> None:
+        name, why = item.mount.name, f" ({plan.reason})" if plan.reason else ""
+        if plan.way is Way.MOUNT:
+            sentence = f"image {name}: mounted lazily at {item.mount.mount}{why}"
+            self._tell("image", sentence, name=name, way=plan.way.value)
+            return
+        sentence = (
+            f"image {name}: extracting, takes {megabytes(item.size)} of the {megabytes(left)} "
+            f"of memory that are left{why}"
+        )
+        self._tell("image", sentence, name=name, way=plan.way.value, bytes=item.size, left=left)
+
+    def _root(self, root: Opened, plan: Planned, *, needed: int) -> Path:
         if not self._isolation.can_mount:
             self.callback(self._storage.remove)
-            base, self._where = self._storage.make(needed, allow_disk=self._options.allow_disk)
+            base, where = self._storage.make(needed, allow_disk=self._options.allow_disk)
+            self._tell("storage", f"decrypted files are in {where}", path=str(base))
             return self._extract_root(root, base / "root")
         base = self._memory_base()
-        if self._options.open is OpenChoice.MOUNT:
+        if plan.way is Way.MOUNT:
             path = self._overlay(root, base)
         else:
             path = self._extract_root(root, base / "root")
@@ -144,19 +176,12 @@ class NewRoot(contextlib.ExitStack):
         )
 
     def _extract_root(self, root: Opened, path: Path) -> Path:
-        size = f"{root.size / (1 << 20):.0f} MiB"
         extract(root.image, path, restore_owner=self._is_real_root())
         path.chmod(0o755)
-        self._tell(
-            "image",
-            f"image {root.mount.name}: extracted to {self._where}, {size}",
-            name=root.mount.name,
-            way="extract",
-            bytes=root.size,
-        )
         return path
 
     def _overlay(self, root: Opened, base: Path) -> Path:
+        """The image mounted, and above it a layer in memory that takes every change."""
         lower, upper, work, merged = (base / name for name in ("lower", "upper", "work", "root"))
         for folder in (lower, upper, work, merged):
             folder.mkdir(mode=0o755)
@@ -165,50 +190,15 @@ class NewRoot(contextlib.ExitStack):
         if self._isolation is Isolation.USER_NAMESPACE:
             options += ",userxattr"
         linux.mount("casemate", merged, "overlay", linux.MS_NOSUID | linux.MS_NODEV, options)
-        self._tell(
-            "image",
-            f"image {root.mount.name}: mounted lazily, changes stay in memory",
-            name=root.mount.name,
-            way="mount",
-        )
         return merged
 
-    def _volume(self, root: Path, volume: Opened) -> None:
+    def _volume(self, root: Path, volume: Opened, plan: Planned) -> None:
         path = root / volume.mount.mount.lstrip("/")
         os.close(_make_folders(root, volume.mount.mount))
-        name = volume.mount.name
-        reason = self._no_mount()
-        if reason is None:
+        if plan.way is Way.MOUNT:
             self._fuse(volume, path)
-            self._tell(
-                "image", f"image {name}: mounted lazily at {volume.mount.mount}",
-                name=name, way="mount",
-            )  # fmt: skip
-            return
-        if self._options.open is OpenChoice.MOUNT:
-            raise UsageError(
-                "launcher.open",
-                f"the image {name} can't be mounted here",
-                field="--open",
-                expected="FUSE and mount rights",
-                got=reason,
-                remedy="Use --open auto, which then extracts it to memory.",
-            )
-        size = f"{volume.size / (1 << 20):.0f} MiB"
-        self._tell(
-            "image",
-            f"image {name}: extracting to {self._where}, {size} ({reason})",
-            name=name,
-            way="extract",
-            bytes=volume.size,
-        )
-        extract(volume.image, path, restore_owner=self._is_real_root())
-
-    def _no_mount(self) -> str | None:
-        """Why a volume can't be mounted, or None."""
-        if self._options.open is OpenChoice.EXTRACT:
-            return "as asked"
-        return fuse_available() if self._isolation.can_mount else "no mount rights"
+        else:
+            extract(volume.image, path, restore_owner=self._is_real_root())
 
     def _fuse(self, opened: Opened, path: Path) -> None:
         def failed(error: CasemateError) -> None:

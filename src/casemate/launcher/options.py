@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from casemate.errors import UsageError
+from casemate.image.storage import DANGER
+from casemate.image.ways import OpenChoice
 
 
 class RootChoice(StrEnum):
@@ -17,14 +19,6 @@ class RootChoice(StrEnum):
     AUTO = "auto"
     NAMESPACE = "namespace"
     CHROOT = "chroot"
-
-
-class OpenChoice(StrEnum):
-    """How sealed images are opened."""
-
-    AUTO = "auto"
-    EXTRACT = "extract"
-    MOUNT = "mount"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +91,7 @@ def parse_options(arguments: list[str]) -> LaunchOptions:
         endorsements=tuple(known.endorsements),
         root=RootChoice(known.root),
         open=OpenChoice(known.open),
-        allow_disk=known.allow_disk,
+        allow_disk=known.dangerously_allow_disk,
         broker_timeout=known.broker_timeout,
         as_json=known.json,
     )
@@ -127,8 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--root", choices=list(RootChoice), default="auto",
         help="how the workload is parted from the host  [default: auto]")  # fmt: skip
     add("--open", choices=list(OpenChoice), default="auto",
-        help="how images are opened  [default: auto: root extracted, volumes mounted]")  # fmt: skip
-    add("--allow-disk", action="store_true",
+        help="how images are opened  [default: auto: the root extracted, volumes mounted, "
+        "each where the machine allows it]")  # fmt: skip
+    add(DANGER, action="store_true",
         help="INSECURE: let decrypted files touch storage that isn't memory")  # fmt: skip
     add("--broker-timeout", type=float, default=60.0, metavar="SECONDS",
         help="how long to wait for an unreachable broker  [default: 60]")  # fmt: skip

@@ -8,27 +8,9 @@ import tempfile
 from pathlib import Path
 
 from casemate.errors import UsageError
+from casemate.image.storage import DANGER, is_memory, megabytes
 
-_MEMORY_TYPES = {"tmpfs", "ramfs"}
 _CANDIDATES = ("/dev/shm", "/run", "/tmp", "/var/tmp", "/mnt", "/dev")  # noqa: S108  examined, not trusted
-
-
-def require_no_plain_swap(*, allow_disk: bool) -> None:
-    """Refuse swap that isn't encrypted: the kernel may write memory there.
-
-    Raises:
-        UsageError: ``launcher.swap``.
-    """
-    plain = [device for device in _swap_devices() if not _is_protected(device)]
-    if plain and not allow_disk:
-        raise UsageError(
-            "launcher.swap",
-            "this machine may write decrypted memory to unencrypted swap",
-            field="swap",
-            expected="no swap, zram, or swap on dm-crypt",
-            got=", ".join(plain),
-            remedy="Switch it off (swapoff) or encrypt it; --allow-disk accepts the leak.",
-        )
 
 
 class PlainStorage:
@@ -64,12 +46,12 @@ class PlainStorage:
             return self._made(tempfile.gettempdir()), "A DISK: nothing protects it there"
         raise UsageError(
             "launcher.storage",
-            f"no memory-backed storage can hold {needed >> 20} MiB of decrypted, executable files",
+            f"no memory-backed storage can hold {megabytes(needed)} of decrypted, executable files",
             field="storage",
             expected="tmpfs that is writable and not noexec",
             got="; ".join(seen),
             remedy="Mount one (docker run --tmpfs /run:exec,size=1g; in Kubernetes an emptyDir "
-            "with medium: Memory), or accept the leak with --allow-disk.",
+            f"with medium: Memory), or accept the leak with {DANGER}.",
         )
 
     def remove(self) -> None:
@@ -95,40 +77,12 @@ def _unfit(candidate: str, needed: int) -> str | None:
     path = Path(candidate)
     if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
         return "not writable"
-    if _file_system(path) not in _MEMORY_TYPES:
+    if not is_memory(path):
         return "not memory"
     space = os.statvfs(path)
     if space.f_flag & os.ST_NOEXEC:
         return "noexec"
+    if not space.f_blocks:
+        return None  # a memory file system without a limit of its own
     free = space.f_bavail * space.f_frsize
     return None if free >= needed else f"{free >> 20} MiB free"
-
-
-def _file_system(path: Path) -> str:
-    """The type of the file system that holds ``path``: the last mount on its longest prefix."""
-    best, kind = -1, ""
-    target = os.path.realpath(path)
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, mount, this, *_ = line.split(" ")
-        prefix = mount.encode().decode("unicode_escape").rstrip("/")
-        if (target + "/").startswith(prefix + "/") and len(prefix) >= best:
-            best, kind = len(prefix), this
-    return kind
-
-
-def _swap_devices() -> list[str]:
-    try:
-        lines = Path("/proc/swaps").read_text().splitlines()[1:]
-    except OSError:
-        return []
-    return [line.split()[0] for line in lines]
-
-
-def _is_protected(device: str) -> bool:
-    name = Path(os.path.realpath(device)).name
-    if name.startswith("zram"):
-        return True
-    try:
-        return Path(f"/sys/block/{name}/dm/uuid").read_text().startswith("CRYPT-")
-    except OSError:
-        return False

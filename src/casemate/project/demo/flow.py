@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from casemate.errors import InternalError, UsageError
+from casemate.image.storage import DANGER
 from casemate.launcher.isolation import choose_isolation
 from casemate.launcher.options import RootChoice
 from casemate.launcher.storage import PlainStorage
@@ -151,7 +152,7 @@ class _Demo:
 
     @property
     def in_memory(self) -> bool:
-        return "--allow-disk" not in self._options
+        return DANGER not in self._options
 
     def set_up(self, cache: Path) -> DemoData:
         with self._teller.step("Set up") as step:
@@ -267,9 +268,9 @@ class _Demo:
                 raise
             step.warn(
                 "this container gives no memory that programs can be run from, so decrypted files "
-                "go to ITS DISK for the demo (--allow-disk); the launcher refuses that by itself"
+                f"go to ITS DISK for the demo ({DANGER}); the launcher refuses that by itself"
             )
-            return ("--allow-disk",)
+            return (DANGER,)
         finally:
             storage.remove()
         return ()
