@@ -6,6 +6,7 @@ model server started bare: the same program and model as plain files, no broker,
 
 from __future__ import annotations
 
+import datetime
 import json
 import statistics
 import subprocess
@@ -15,9 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.rows import Row, compared, limited
+from casemate.project.build import Project, build_contract_and_policy, build_images
 from casemate.project.classifier import build_classifier
-from casemate.project.demo.owner import Workshop
+from casemate.project.demo.owner import found_project
 from casemate.project.programs import Services, answers, casemate_command, pick_port
+from casemate.project.running import broker_command
 
 _DATA = Path(__file__).resolve().parent.parent / ".cache" / "demo-data"
 _ROUNDS = 5
@@ -37,30 +40,18 @@ _PHASES = (
 
 def rows(scratch: Path) -> Iterator[Row]:
     """Measure; a row a phase, then the whole beside the bare server."""
-    workshop = Workshop(scratch / "launcher")
-    workshop.folder.mkdir()
     onnx = build_classifier((_DATA / "efficientnet-lite0.pth").read_bytes())
-    workshop.seal_root(_ignore)
-    workshop.seal_model(onnx, _ignore)
     broker_port, port = pick_port(0), pick_port(0)
-    workshop.write_down(broker_port=broker_port, serving_port=port)
-    model = scratch / "model" / "1"
-    model.mkdir(parents=True)
-    (model / "model.onnx").write_bytes(onnx)
+    folder = scratch / "launcher"
+    project = found_project(folder, onnx, broker_port=broker_port, serving_port=port)
+    images = {info.path.stem: info.id for info in build_images(project)}
+    build_contract_and_policy(project, images, now=datetime.datetime.now(datetime.UTC))
     with Services() as services:
-        broker = services.start(
-            "broker",
-            casemate_command(
-                "broker",
-                *("--policy", str(workshop.policy), "--secrets", str(workshop.secrets)),
-                *("--listen", f"127.0.0.1:{broker_port}", "--identity", str(workshop.identity)),
-                *("--audit", str(workshop.folder / "audit.jsonl")),
-            ),
-            log=workshop.folder / "broker.log",
-        )
+        log = folder / "broker.log"
+        broker = services.start("broker", broker_command(project), log=log)
         broker.wait_for(lambda: answers(broker_port), timeout=30)
-        runs = [_launch(workshop, port) for _ in range(_ROUNDS)]
-        bare = statistics.median(_bare(workshop, model.parent, port) for _ in range(_ROUNDS))
+        runs = [_launch(project, port) for _ in range(_ROUNDS)]
+        bare = statistics.median(_bare(project, port) for _ in range(_ROUNDS))
     before = 0.0
     for event, what in _PHASES:
         at = statistics.median(run[event] for run in runs)
@@ -73,12 +64,12 @@ def rows(scratch: Path) -> Iterator[Row]:
     )  # fmt: skip
 
 
-def _launch(workshop: Workshop, port: int) -> dict[str, float]:
+def _launch(project: Project, port: int) -> dict[str, float]:
     """When each event came, in seconds since the launcher's process was forked."""
     command = casemate_command(
         "launch",
-        *("--contract", str(workshop.contract), "--images", str(workshop.images)),
-        *("--tee", "simulated", "--development-root", str(workshop.development_root), "--json"),
+        *("--contract", str(project.contract), "--images", str(project.images)),
+        *("--tee", "simulated", "--development-root", str(project.development_root), "--json"),
     )
     # As `casemate launch` becomes the launcher: what is measured is the launcher.
     command = [sys.executable, "-I", "-m", "casemate.launcher", *command[5:]]
@@ -95,41 +86,38 @@ def _launch(workshop: Workshop, port: int) -> dict[str, float]:
             while not answers(port) and time.monotonic() - began < _WAIT_SECONDS:
                 time.sleep(0.005)
             events["listening"] = time.monotonic() - began
-            _ask(workshop, port)
+            _ask(project, port)
             events["answer"] = time.monotonic() - began
         finally:
             launcher.terminate()
     return events
 
 
-def _bare(workshop: Workshop, model: Path, port: int) -> float:
-    ssl_config = workshop.secrets / "ssl_config"
+def _bare(project: Project, port: int) -> float:
+    ssl_config = project.secrets / "ssl_config"
     command = [
         sys.executable, "-I", "-m", "casemate.serving", "--host=127.0.0.1", f"--port={port}",
-        "--model_name=resnet", f"--model_base_path={model}", f"--ssl_config_file={ssl_config}",
+        "--model_name=resnet", f"--model_base_path={project.base / 'model'}",
+        f"--ssl_config_file={ssl_config}",
     ]  # fmt: skip
     with Services() as services:
         began = time.monotonic()
-        server = services.start("server", command, log=workshop.folder / "bare.log")
+        server = services.start("server", command, log=project.base / "bare.log")
         server.wait_for(lambda: answers(port), timeout=_WAIT_SECONDS)
-        _ask(workshop, port)
+        _ask(project, port)
         return time.monotonic() - began
 
 
-def _ask(workshop: Workshop, port: int) -> None:
+def _ask(project: Project, port: int) -> None:
     """One prediction, by a client whose own start doesn't count."""
     from casemate.client import PinnedCertificate, Question, predict, prepare_picture
 
     predict(
         Question(
             server=f"localhost:{port}",
-            trust=PinnedCertificate(pem=workshop.certificate.read_bytes()),
+            trust=PinnedCertificate(pem=project.certificate.read_bytes()),
             model="resnet",
             pixels=prepare_picture((_DATA / "cat.jpg").read_bytes()),
             timeout=30.0,
         )
     )
-
-
-def _ignore(done: int, total: int) -> None:
-    del done, total

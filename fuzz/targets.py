@@ -50,6 +50,8 @@ from casemate.image.oci.layers import members
 from casemate.image.tree import normalised
 from casemate.policy import PolicyDocument
 from casemate.project.classifier.checkpoint import read_checkpoint
+from casemate.project.manifest import Manifest
+from casemate.project.templates import KINDS, project_file
 from casemate.protocol import PresentedEvidence
 from casemate.protocol.binding import parse_claims
 from casemate.protocol.contract import LaunchContract
@@ -367,6 +369,11 @@ TARGETS: Mapping[str, Target] = {
         allowed=(MalformedError, NotGenuineError),
         seeds=_published_endorsements(".xml", ".swidtag"),
         max_size=65536,
+    ),
+    # Projects
+    "project-file": Target(
+        run=lambda d: Manifest.parse(d.decode("utf-8", "replace")),
+        seeds=_given(*(project_file(kind, "it").encode() for kind in KINDS)),
     ),
     # The model server
     "tensor": Target(run=_tensor, seeds=_given(*_TENSORS)),

@@ -14,6 +14,12 @@ from casemate.errors import CasemateError
 from casemate.errors.render import render_error
 
 _COMMANDS = {
+    "new": "Write a commented casemate.toml to start from",
+    "build": "From casemate.toml to sealed images, contract and policy",
+    "up": "Build, then run broker and workload",
+    "status": "Does it run, who attested, what was released?",
+    "logs": "What broker and workload said",
+    "down": "Stop what runs",
     "key": "Make and look at key files",
     "secret": "Make secrets in the form that a workload reads",
     "image": "Seal a directory tree, and open what was sealed",

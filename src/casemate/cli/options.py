@@ -28,6 +28,25 @@ class _Address(click.ParamType[tuple[str, int]]):
 ADDRESS = _Address()
 
 
+def project_option(function: _F) -> _F:
+    """``--project``: gives the command a `casemate.project.build.Project`."""
+
+    def load(context: click.Context, parameter: click.Parameter, folder: Path) -> object:
+        del context, parameter
+        from casemate.project.build import Project  # not for commands without a project
+
+        return Project.load(folder)
+
+    return click.option(
+        "-C",
+        "--project",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path(),
+        callback=load,
+        help="The folder that holds casemate.toml.  [default: this folder]",
+    )(function)
+
+
 def tee_options(function: _F) -> _F:
     """``--tee`` and ``--development-root``."""
     root = click.option(

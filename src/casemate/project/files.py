@@ -38,6 +38,18 @@ def replace_public(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
+def replace_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, or write it again: whole or not at all.
+
+    Raises:
+        UsageError: ``file.unwritable``.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.unlink(missing_ok=True)
+    _write(temporary, content, file_mode=0o600, folder_mode=0o700)
+    temporary.replace(path)
+
+
 def read_file(path: Path, *, field: str) -> bytes:
     """Read a file that a user named.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 import platform
@@ -20,9 +21,10 @@ from casemate.image.storage import DANGER
 from casemate.launcher.isolation import choose_isolation
 from casemate.launcher.options import RootChoice
 from casemate.launcher.storage import PlainStorage
+from casemate.project.build import Project, build_contract_and_policy, build_images
 from casemate.project.classifier import build_classifier
 from casemate.project.demo.data import DemoData, ensure_demo_data
-from casemate.project.demo.owner import Workshop
+from casemate.project.demo.owner import found_project
 from casemate.project.demo.refusals import Attacker, Refusal
 from casemate.project.files import write_public
 from casemate.project.programs import (
@@ -35,6 +37,7 @@ from casemate.project.programs import (
     terminated_like_interrupted,
     undisturbed,
 )
+from casemate.project.running import broker_command
 from casemate.protocol.contract import LaunchContract
 
 STEPS = 8
@@ -107,10 +110,10 @@ def run_demo(cache: Path, teller: Teller) -> DemoReport:
         folder = Path(tempfile.mkdtemp(prefix="casemate-demo-"))
         services = Services()
         clean_up = stack.enter_context(_cleaned_up(folder, services))
-        demo = _Demo(teller, Workshop(folder), services)
+        demo = _Demo(teller, folder, services)
         data = demo.set_up(cache)
-        onnx = demo.prepare_classifier(data)
-        contract = demo.seal(onnx)
+        demo.prepare_classifier(data)
+        contract = demo.seal()
         demo.start_broker()
         ready = demo.launch()
         classes = demo.classify(data.photo)
@@ -143,9 +146,11 @@ def prepare_by_hand(cache: Path, folder: Path) -> tuple[Path, Path]:
 
 
 class _Demo:
-    def __init__(self, teller: Teller, workshop: Workshop, services: Services) -> None:
+    _project: Project
+
+    def __init__(self, teller: Teller, folder: Path, services: Services) -> None:
         self._teller = teller
-        self._workshop = workshop
+        self._folder = folder
         self._services = services
         self.ports = pick_port(_BROKER_PORT), pick_port(_SERVING_PORT)
         self._options: tuple[str, ...] = ()
@@ -161,27 +166,28 @@ class _Demo:
             step.say(f"weights and picture in {cache}, checked by hash")
         return data
 
-    def prepare_classifier(self, data: DemoData) -> bytes:
+    def prepare_classifier(self, data: DemoData) -> None:
         with self._teller.step("Prepare the classifier") as step:
             onnx = build_classifier(data.checkpoint.read_bytes())
             step.say(
                 f"EfficientNet-Lite0, trained on ImageNet: {len(onnx) / 1e6:.1f} MB of ONNX from "
                 "the published weights, nothing unpickled"
             )
-        return onnx
-
-    def seal(self, onnx: bytes) -> LaunchContract:
         broker, serving = self.ports
+        self._project = found_project(self._folder, onnx, broker_port=broker, serving_port=serving)
+
+    def seal(self) -> LaunchContract:
         with self._teller.step("Seal the root file system and the model") as step:
-            for name, info in (
-                ("root", self._workshop.seal_root(step.progress)),
-                ("model", self._workshop.seal_model(onnx, step.progress)),
-            ):
+            images = {}
+            for info in build_images(self._project, lambda _: step.progress):
+                images[info.path.stem] = info.id
                 step.say(
-                    f"{name}.sealed: {info.entries} files and folders, "
+                    f"{info.path.name}: {info.entries} files and folders, "
                     f"{info.file_size / 1e6:.0f} MB, id {str(info.id)[:16]}…"
                 )
-            contract = self._workshop.write_down(broker_port=broker, serving_port=serving)
+            contract = build_contract_and_policy(
+                self._project, images, now=datetime.datetime.now(datetime.UTC)
+            )
             step.say(f"launch contract: digest {str(contract.digest())[:16]}…")
             step.say("release policy: derived from the contract and the launcher's own code")
         return contract
@@ -189,14 +195,9 @@ class _Demo:
     def start_broker(self) -> None:
         port = self.ports[0]
         with self._teller.step("Start the broker") as step:
-            workshop = self._workshop
-            command = casemate_command(
-                "broker",
-                *("--policy", str(workshop.policy), "--secrets", str(workshop.secrets)),
-                *("--listen", f"127.0.0.1:{port}", "--identity", str(workshop.identity)),
-                *("--audit", str(self._audit)),
+            broker = self._services.start(
+                "broker", broker_command(self._project), log=self._folder / "broker.log"
             )
-            broker = self._services.start("broker", command, log=workshop.folder / "broker.log")
             broker.wait_for(lambda: answers(port), timeout=30)
             step.say(f"on port {port}{_taken(port, _BROKER_PORT)}, with the secrets ssl_config, "
                      "image_key and model_key")  # fmt: skip
@@ -207,15 +208,15 @@ class _Demo:
             step.warn("the simulated TEE protects nothing: its key lies on this machine")
             self._options = (
                 *("--tee", "simulated"),
-                *("--development-root", str(self._workshop.development_root)),
+                *("--development-root", str(self._project.development_root)),
                 *self._storage(step),
             )
             command = casemate_command(
                 "launch",
-                *("--contract", str(self._workshop.contract)),
-                *("--images", str(self._workshop.images), *self._options, "--json"),
+                *("--contract", str(self._project.contract)),
+                *("--images", str(self._project.images), *self._options, "--json"),
             )
-            log = self._workshop.folder / "launcher.log"
+            log = self._folder / "launcher.log"
             launcher = self._services.start("launcher", command, log=log)
             launcher.wait_for(lambda: answers(port), timeout=120)
             ready = _told(launcher, step)
@@ -227,7 +228,7 @@ class _Demo:
             command = casemate_command(
                 "predict",
                 *("--server", f"localhost:{self.ports[1]}"),
-                *("--crt", str(self._workshop.certificate), "--image", str(photo), "--json"),
+                *("--crt", str(self._project.certificate), "--image", str(photo), "--json"),
             )
             shown = f"casemate predict --server localhost:{self.ports[1]} --crt server.crt"
             step.say(f"{shown} --image {photo.name}")
@@ -240,9 +241,7 @@ class _Demo:
         return classes
 
     def show_refusals(self, contract: LaunchContract) -> tuple[Refusal, ...]:
-        attacker = Attacker(
-            workshop=self._workshop, contract=contract, options=self._options, audit=self._audit
-        )
+        attacker = Attacker(project=self._project, contract=contract, options=self._options)
         refusals = []
         with self._teller.step("Attack it, as whoever runs this machine could") as step:
             for attack in (attacker.change_code, attacker.change_command, attacker.flip_byte):
@@ -251,10 +250,6 @@ class _Demo:
                 step.say(f"{refusal.attack}: refused, exit code {refusal.exit_code}")
                 step.say(f"  {refusal.reason}")
         return tuple(refusals)
-
-    @property
-    def _audit(self) -> Path:
-        return self._workshop.folder / "audit.jsonl"
 
     def _storage(self, step: Step) -> tuple[str, ...]:
         """Insist on a disk only where this machine has no memory that files can be run from."""

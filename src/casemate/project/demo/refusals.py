@@ -11,7 +11,7 @@ from pathlib import Path
 
 import casemate
 from casemate.errors import InternalError
-from casemate.project.demo.owner import Workshop
+from casemate.project.build import Project
 from casemate.project.programs import casemate_command, run_program
 from casemate.protocol.contract import LaunchContract
 
@@ -48,20 +48,18 @@ class Attacker:
     """Whoever runs the machine.
 
     Args:
-        workshop: where the demo's files are.
+        project: what the owner built.
         contract: the contract that the policy names.
         options: how the launcher is started, without contract and images.
-        audit: the broker's audit trail, for the reasons.
     """
 
-    workshop: Workshop
+    project: Project
     contract: LaunchContract
     options: tuple[str, ...]
-    audit: Path
 
     def change_code(self) -> Refusal:
         """Add one line to a copy of the launcher's code, and run that."""
-        copy = self.workshop.folder / "changed-code"
+        copy = self.project.base / "changed-code"
         shutil.copytree(
             Path(casemate.__file__).parent,
             copy / "casemate",
@@ -71,14 +69,14 @@ class Attacker:
             file.write("# one line more\n")
         command = [sys.executable, "-I", "-c", _RUN_CHANGED, str(copy)]
         return self._by_broker(
-            "a launcher with one line of code more", command, self.workshop.contract
+            "a launcher with one line of code more", command, self.project.contract
         )
 
     def change_command(self) -> Refusal:
         """Take TLS off the model server's command line."""
         argv = tuple(part for part in self.contract.argv if not part.startswith("--ssl_config"))
         changed = dataclasses.replace(self.contract, argv=argv)
-        path = self.workshop.folder / "changed.cbor"
+        path = self.project.base / "changed.cbor"
         path.write_bytes(changed.encode())
         return self._by_broker(
             "a command line without --ssl_config_file", casemate_command("launch"), path
@@ -86,17 +84,17 @@ class Attacker:
 
     def flip_byte(self) -> Refusal:
         """Flip a bit in the middle of the sealed root file system."""
-        path = self.workshop.folder / "flipped.sealed"
-        shutil.copyfile(self.workshop.images / "root.sealed", path)
+        path = self.project.base / "flipped.sealed"
+        shutil.copyfile(self.project.images / "root.sealed", path)
         with path.open("r+b") as file:
             file.seek(path.stat().st_size // 2)
             byte = file.read(1)[0]
             file.seek(-1, 1)
             file.write(bytes([byte ^ 1]))
         exit_code, error = self._launch(
-            casemate_command("launch"), self.workshop.contract, "--image", f"root={path}"
+            casemate_command("launch"), self.project.contract, "--image", f"root={path}"
         )
-        message = str(error["message"]).replace(f"{self.workshop.folder}/", "")
+        message = str(error["message"]).replace(f"{self.project.base}/", "")
         return Refusal(
             attack="a sealed image with one flipped bit",
             exit_code=exit_code,
@@ -123,7 +121,7 @@ class Attacker:
         done = run_program(
             [
                 *launcher,
-                *("--contract", str(contract), "--images", str(self.workshop.images)),
+                *("--contract", str(contract), "--images", str(self.project.images)),
                 *(*self.options, *more, "--json"),
             ],
             timeout=60,
@@ -137,7 +135,7 @@ class Attacker:
         )
 
     def _audit_line(self, correlation_id: str) -> dict[str, list[dict[str, object]]]:
-        for line in self.audit.read_text().splitlines():
+        for line in self.project.audit.read_text().splitlines():
             event = json.loads(line)
             if event["event"] == "refused" and event["correlation_id"] == correlation_id:
                 error: dict[str, list[dict[str, object]]] = event["error"]

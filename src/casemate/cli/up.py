@@ -1,0 +1,70 @@
+"""``casemate up``: build, then run broker and workload."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+
+from casemate.cli.build import build
+from casemate.cli.options import project_option
+from casemate.project.build import Project
+from casemate.project.programs import casemate_command
+from casemate.project.running import RunState, run_project, start_detached
+
+
+@click.command(epilog="Example:  casemate up --detach")
+@project_option
+@click.option("-s", "--server", metavar="HOST", help="Where launchers find the broker instead.")
+@click.option("-p", "--port", type=click.IntRange(1, 65535), help="Its port instead.")
+@click.option("-d", "--detach", is_flag=True, help="Return when the workload serves; go on.")
+@click.option("--no-build", is_flag=True, help="Run what was built before.")
+@click.option(
+    "--allow-disk", is_flag=True,
+    help="INSECURE: let decrypted files touch storage that isn't memory.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Say on stdout, as JSON, when it serves.")
+def command(
+    project: Project,
+    server: str | None,
+    port: int | None,
+    detach: bool,
+    no_build: bool,
+    allow_disk: bool,
+    as_json: bool,
+) -> None:
+    """Build the project, then run its broker and its workload on this machine.
+
+    Stays until Ctrl-C, SIGTERM or casemate down, or until one of the two ends; the other is then
+    stopped too.
+    """
+    project = project.at(server=server, port=port)
+    if not no_build:
+        build(project)
+    if detach:
+        host, number = project.manifest.broker
+        state = start_detached(
+            project,
+            casemate_command(
+                "up", "--no-build", "--project", str(project.base), "-s", host, "-p", str(number),
+                *(["--allow-disk"] if allow_disk else []),
+            ),
+        )  # fmt: skip
+        _tell(state, as_json)
+        click.echo("casemate up: goes on in the background; casemate down stops it", err=True)
+        return
+    run_project(
+        project,
+        launch_options=("--allow-disk",) if allow_disk else (),
+        say=lambda text: click.echo(f"casemate up: {text}", err=True),
+        on_ready=lambda state: _tell(state, as_json),
+    )
+
+
+def _tell(state: RunState, as_json: bool) -> None:
+    click.echo(f"casemate up: the workload serves on port {state.port}", err=True)
+    if as_json:
+        click.echo(json.dumps({"event": "ready", **asdict(state)}))
+        sys.stdout.flush()
