@@ -1,6 +1,7 @@
 """Admission: a peer is held against every policy, and refused where none holds."""
 
 import dataclasses
+import datetime
 
 import pytest
 from tests.support.attested import OTHER_ROOT, ROOT, contract_at, launcher_tee, policy_document
@@ -19,6 +20,7 @@ from casemate.types import sha256
 from casemate.verify import TrustAnchors
 
 SPKI = b"a TLS key"
+NOW = datetime.datetime(2026, 11, 25, tzinfo=datetime.UTC)
 CONTRACT = contract_at(1)
 
 
@@ -46,7 +48,7 @@ def test_every_policy_that_holds_is_found_and_every_other_one_explained():
         newer=policy_document(CONTRACT, svn=AtLeast(1000)),
         two=policy_document(CONTRACT),
     )
-    admission = admit(document, peer_of(launcher_tee()))
+    admission = admit(document, peer_of(launcher_tee()), at=NOW)
     assert sorted(admission.appraised) == ["one", "two"]
     assert all(report.policy == name for name, report in admission.appraised.items())
     assert [(m.where, m.field) for m in admission.mismatches] == [("newer[0]", "svn")]
@@ -58,7 +60,7 @@ def test_where_none_holds_the_peer_is_refused_with_every_reason():
     )
     peer = peer_of(launcher_tee(OTHER_ROOT, debug=True))
     with pytest.raises(PeerRefusedError) as caught:
-        admit(document, peer)
+        admit(document, peer, at=NOW)
     error = caught.value
     assert isinstance(error, NotAcceptableError)
     assert error.peer is peer

@@ -94,11 +94,11 @@ def test_a_launcher_is_served_while_another_ones_evidence_takes_its_time(tmp_pat
 def test_a_launcher_is_served_while_another_one_is_judged_slowly(tmp_path, monkeypatch):
     slow = threading.Event()
 
-    def admit_slowly_once(document, peer):
+    def admit_slowly_once(document, peer, *, at):
         if not slow.is_set():
             slow.set()
             time.sleep(1.5)
-        return admit(document, peer)
+        return admit(document, peer, at=at)
 
     monkeypatch.setattr("casemate.broker.run.admit", admit_slowly_once)
     with running_broker(tmp_path) as broker, attacking(broker.port) as waiting:

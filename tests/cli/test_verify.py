@@ -107,6 +107,20 @@ def _policy(claims, *, vmpl):
         'launch_tcb = { unchecked = "the reported one counts" }',
         'platform_info = { unchecked = "not this time" }',
         'revocation = { unchecked = "no list at hand" }',
+        'abi = { at_least = "0.31" }',
+        "guest_policy = { bits = { ones = 0x20000, zeros = 0x80000 } }",
+        'firmware = { at_least = "1.55" }',
+        "launch_mit_vector = { absent = true }",
+        *(
+            f'{name} = {{ unchecked = "not this time" }}'
+            for name in (
+                "version",
+                "current_tcb",
+                "committed_firmware",
+                "current_mit_vector",
+                "revocation_age_days",
+            )
+        ),
         'launch = { unchecked = "no launcher" }',
     ]
     return "\n".join(lines) + "\n"

@@ -1,5 +1,7 @@
 """The vectors of specs/release-policy.md: our parser, appraisal and store agree with them."""
 
+import datetime
+
 import pytest
 from tests.support import vectors
 
@@ -41,11 +43,13 @@ def test_claims_meet_the_policies_and_free_the_secrets_that_they_should(name):
     for policy_name, outcome in case["policies"].items():
         policy = document.policies[policy_name]
         if isinstance(outcome, int):
-            appraised[policy_name] = appraise(policy, report_of(case), launch=launch_of(case))
+            appraised[policy_name] = appraise(
+                policy, report_of(case), launch=launch_of(case), at=at_of(case)
+            )
             assert appraised[policy_name].alternative == outcome
             continue
         with pytest.raises(NotAcceptableError) as caught:
-            appraise(policy, report_of(case), launch=launch_of(case))
+            appraise(policy, report_of(case), launch=launch_of(case), at=at_of(case))
         assert [
             (found.where, found.field, found.expected, found.got)
             for found in caught.value.mismatches
@@ -63,11 +67,22 @@ def test_the_generator_makes_the_same_vectors_again():
 
 
 def report_of(case):
-    claims = {
-        name: bytes.fromhex(value) if isinstance(value, str) else value
-        for name, value in case["claims"].items()
-    }
+    claims = {name: claim_of(value) for name, value in case["claims"].items()}
     return VerifiedReport(tee=Tee(case["tee"]), report_data=ReportData(bytes(64)), claims=claims)
+
+
+def claim_of(value):
+    match value:
+        case {"hex": digits}:
+            return bytes.fromhex(digits)
+        case list():
+            return tuple(value)
+        case _:
+            return value
+
+
+def at_of(case):
+    return datetime.datetime.fromisoformat(case["at"]) if "at" in case else None
 
 
 def launch_of(case):

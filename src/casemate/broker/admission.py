@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -40,8 +41,13 @@ class PeerRefusedError(NotAcceptableError):
         self.peer = peer
 
 
-def admit(document: PolicyDocument, peer: VerifiedPeer) -> Admission:
+def admit(document: PolicyDocument, peer: VerifiedPeer, *, at: datetime.datetime) -> Admission:
     """Hold a peer against every policy.
+
+    Args:
+        document: the policies.
+        peer: genuine and bound.
+        at: the time.
 
     Raises:
         PeerRefusedError: none holds; lists every mismatch.
@@ -50,7 +56,7 @@ def admit(document: PolicyDocument, peer: VerifiedPeer) -> Admission:
     refusals: list[NotAcceptableError] = []
     for name, policy in document.policies.items():
         try:
-            appraised[name] = appraise(policy, peer.report, launch=peer.claims.launch)
+            appraised[name] = appraise(policy, peer.report, launch=peer.claims.launch, at=at)
         except NotAcceptableError as error:
             refusals.append(error)
     if not appraised:

@@ -93,7 +93,7 @@ async def _serve(
                 anchors=replace(document.trust_anchors(), vendors=config.vendors),
                 knowledge=knowledge_from_files(config.endorsements),
             ),
-            judge=lambda peer: admit(document, peer),
+            judge=lambda peer: admit(document, peer, at=datetime.datetime.now(datetime.UTC)),
             inner=inner,
             on_event=lambda event: _audit_connection(audit, event),
             limits=config.limits,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable
 
@@ -78,8 +79,9 @@ def _expected_broker(
     document = PolicyDocument.parse(broker.policy)
 
     def judge(peer: VerifiedPeer) -> VerifiedPeer:
+        now = datetime.datetime.now(datetime.UTC)
         for policy in document.policies.values():
-            appraise(policy, peer.report, launch=peer.claims.launch)
+            appraise(policy, peer.report, launch=peer.claims.launch, at=now)
         return peer
 
     return document.trust_anchors(), judge

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass, field
 
 from casemate.errors import InternalError, Mismatch, NotAcceptableError
@@ -37,13 +38,20 @@ class AppraisedReport:
             )
 
 
-def appraise(policy: Policy, report: VerifiedReport, *, launch: Sha384 | None) -> AppraisedReport:
+def appraise(
+    policy: Policy,
+    report: VerifiedReport,
+    *,
+    launch: Sha384 | None,
+    at: datetime.datetime | None = None,
+) -> AppraisedReport:
     """Hold a report against a policy.
 
     Args:
         policy: any one of its alternatives may hold.
         report: genuine claims.
         launch: SHA-384 of the launch contract, from claims that are bound to the evidence.
+        at: the time; without it, no alternative that expires holds.
 
     Raises:
         NotAcceptableError: ``policy.mismatch`` with every mismatch of every alternative.
@@ -55,7 +63,7 @@ def appraise(policy: Policy, report: VerifiedReport, *, launch: Sha384 | None) -
         claims["launch"] = bytes(launch)
     mismatches: list[Mismatch] = []
     for index, alternative in enumerate(policy.alternatives):
-        found = _mismatches(f"{policy.name}[{index}]", alternative, report, claims)
+        found = _mismatches(f"{policy.name}[{index}]", alternative, report, claims, at)
         if not found:
             return AppraisedReport(
                 report=report,
@@ -79,6 +87,7 @@ def _mismatches(
     alternative: Alternative,
     report: VerifiedReport,
     claims: dict[str, ClaimValue],
+    at: datetime.datetime | None,
 ) -> list[Mismatch]:
     if alternative.tee is not report.tee:
         return [
@@ -90,7 +99,7 @@ def _mismatches(
                 remedy="Add an alternative for this TEE, if it is to be trusted.",
             )
         ]
-    return [
+    return _expired(where, alternative, at) + [
         Mismatch(
             where=where,
             field=constrained.name,
@@ -100,4 +109,18 @@ def _mismatches(
         )
         for constrained, constraint in alternative.fields()
         if not holds(constrained, constraint, claims.get(constrained.name))
+    ]
+
+
+def _expired(where: str, alternative: Alternative, at: datetime.datetime | None) -> list[Mismatch]:
+    if alternative.expires is None or (at is not None and at < alternative.expires):
+        return []
+    return [
+        Mismatch(
+            where=where,
+            field="expires",
+            expected=f"a time before {alternative.expires.isoformat()}",
+            got=at.isoformat() if at is not None else "no time",
+            remedy="Look at this alternative again, and give it a later end if it is still right.",
+        )
     ]

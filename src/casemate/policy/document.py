@@ -8,6 +8,7 @@ Source: specs/release-policy.md.
 
 from __future__ import annotations
 
+import datetime
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -17,18 +18,10 @@ from types import MappingProxyType
 from casemate.encoding import MapReader
 from casemate.errors import MalformedError
 from casemate.evidence import Tee
-from casemate.policy.constraint import (
-    AnyOf,
-    AtLeast,
-    AtLeastEach,
-    Constraint,
-    Only,
-    Unchecked,
-    default_constraint,
-    parse_constraint,
-)
+from casemate.policy.constraint import AnyOf, Constraint, default_constraint
 from casemate.policy.fields import FIELDS, Field, Kind
-from casemate.verify import ClaimValue, TrustAnchors
+from casemate.policy.source import parse_constraint, render_constraint
+from casemate.verify import TrustAnchors
 
 MAX_SIZE = 1024 * 1024
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", re.ASCII)
@@ -38,10 +31,17 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
-    """One way to satisfy a policy: a TEE, and a constraint on each of its fields."""
+    """One way to satisfy a policy.
+
+    Args:
+        tee: who must vouch.
+        constraints: on each field of that TEE, by name.
+        expires: from when on it never holds; None if it doesn't end.
+    """
 
     tee: Tee
     constraints: Mapping[str, Constraint]
+    expires: datetime.datetime | None = None
 
     def fields(self) -> Iterator[tuple[Field, Constraint]]:
         """Every field of the TEE with its constraint."""
@@ -122,8 +122,10 @@ class PolicyDocument:
                     f'[[policies."{policy.name}".alternatives]]',
                     f'tee = "{alternative.tee}"',
                 ]
+                if alternative.expires is not None:
+                    lines.append(f"expires = {alternative.expires.isoformat()}")
                 lines += [
-                    f"{field.name} = {{ {_render(constraint)} }}"
+                    f"{field.name} = {{ {render_constraint(constraint)} }}"
                     for field, constraint in alternative.fields()
                 ]
                 lines.append("")
@@ -166,6 +168,7 @@ def _parse_alternative(table: MapReader) -> Alternative:
     if name not in {tee.value for tee in Tee}:
         raise _wrong(table.name("tee"), " or ".join(Tee), name)
     tee = Tee(name)
+    expires = _parse_expiry(table)
     named = table.names()
     missing = [
         field.name
@@ -189,7 +192,16 @@ def _parse_alternative(table: MapReader) -> Alternative:
         else:
             constraints[field.name] = default
     table.finish()
-    return Alternative(tee=tee, constraints=MappingProxyType(constraints))
+    return Alternative(tee=tee, constraints=MappingProxyType(constraints), expires=expires)
+
+
+def _parse_expiry(table: MapReader) -> datetime.datetime | None:
+    if "expires" not in table.names():
+        return None
+    expires = table.take_any("expires")
+    if not isinstance(expires, datetime.datetime) or expires.tzinfo is None:
+        raise _wrong(table.name("expires"), "a time with its zone", str(expires)[:40])
+    return expires
 
 
 def _parse_secret(name: str, table: MapReader, policies: Mapping[str, Policy]) -> tuple[str, ...]:
@@ -204,41 +216,6 @@ def _parse_secret(name: str, table: MapReader, policies: Mapping[str, Policy]) -
     if len(set(demanded)) != len(demanded):
         raise _wrong(where, "policies that differ", "a policy twice")
     return demanded
-
-
-def _render(constraint: Constraint) -> str:
-    match constraint:
-        case AnyOf((value,)):
-            return f"exactly = {_render_value(value)}"
-        case AnyOf(values):
-            return f"any_of = [{', '.join(_render_value(value) for value in values)}]"
-        case AtLeast(minimum):
-            return f"at_least = {minimum}"
-        case AtLeastEach(minima):
-            pairs = ", ".join(f"{name} = {minimum}" for name, minimum in minima.items())
-            return f"at_least = {{ {pairs} }}"
-        case Only(values):
-            return f"only = [{', '.join(_render_value(value) for value in values)}]"
-        case Unchecked(reason):
-            return f"unchecked = {_render_value(reason)}"
-
-
-def _render_value(value: ClaimValue) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case int():
-            return str(value)
-        case bytes():
-            return f'"{value.hex()}"'
-        case str():
-            escaped = "".join(
-                f"\\u{ord(c):04X}" if c in '"\\' or ord(c) < 32 or ord(c) == 127 else c
-                for c in value
-            )
-            return f'"{escaped}"'
-        case _:  # lists and levels have constraints of their own
-            raise TypeError(type(value).__name__)
 
 
 def _wrong(field: str, expected: str, got: str) -> MalformedError:

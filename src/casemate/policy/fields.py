@@ -25,7 +25,7 @@ FIELDS: Mapping[Tee, tuple[Field, ...]] = MappingProxyType(
             Field(
                 name="measurement",
                 kind=Kind.DIGEST,
-                length=48,
+                lengths=(48,),
                 must_check=True,
                 remedy="The launcher's code is not the one that the policy was written for. "
                 "Name this measurement only if the change is yours.",
@@ -40,7 +40,7 @@ FIELDS: Mapping[Tee, tuple[Field, ...]] = MappingProxyType(
             Field(
                 name="platform_id",
                 kind=Kind.DIGEST,
-                length=32,
+                lengths=(32,),
                 remedy="Add the platform, if it is one that you know.",
             ),
             LAUNCH,

@@ -17,175 +17,257 @@ _CHOSEN = "It was set at launch; name the value only if you know who chose it."
 _PLATFORM = "Add the platform, if it is one that you know."
 _TCB = "Update the platform's firmware; a lower bound lets known weaknesses in."
 _REVOKED = "Give the vendor's revocation lists, so that this can be told."
+_OLD = "Fetch newer collateral."
+_FLAGS = "Look up the bits in the vendor's manual: each switches a feature."
+_SETTING = "Change the platform's settings, or allow this one if you accept what it opens."
+
+_MACHINE = "differs from machine to machine"
+_BOOT = "differs from boot to boot"
+_HARDWARE = "what the machine has; allow-list it if you know the machine"
+_MOMENT = "says when the evidence was made"
+_OCCASION = "belongs to this occasion; the channel's binding is checked apart"
 
 
-def _digest(name: str, length: int, remedy: str, *, must: bool = False) -> Field:
-    return Field(name=name, kind=Kind.DIGEST, length=length, remedy=remedy, must_check=must)
+def _digest(
+    name: str, *lengths: int, fix: str, must: bool = False, optional: bool = False,
+    varies: str | None = None,
+) -> Field:  # fmt: skip
+    return Field(
+        name=name, kind=Kind.DIGEST, lengths=lengths, remedy=fix, must_check=must,
+        optional=optional, varies=varies,
+    )  # fmt: skip
+
+
+def _of(
+    kind: Kind, name: str, fix: str, *, size: int = 0, default: str | int | None = None,
+    optional: bool = False, varies: str | None = None,
+) -> Field:  # fmt: skip
+    return Field(
+        name=name, kind=kind, remedy=fix, lengths=(size,) if size else (), default=default,
+        optional=optional, varies=varies,
+    )  # fmt: skip
 
 
 def _debug() -> Field:
     return Field(name="debug", kind=Kind.BOOL, must_check=True, remedy=_DEBUG)
 
 
-def _number(name: str, remedy: str) -> Field:
-    return Field(name=name, kind=Kind.UINT, remedy=remedy)
-
-
-def _flag(name: str, remedy: str) -> Field:
-    return Field(name=name, kind=Kind.BOOL, remedy=remedy)
-
-
-def _text(name: str, remedy: str, *, default: str | None = None, must: bool = False) -> Field:
-    return Field(name=name, kind=Kind.TEXT, remedy=remedy, default=default, must_check=must)
-
-
-def _levels(name: str) -> Field:
-    return Field(name=name, kind=Kind.LEVELS, remedy=_TCB)
-
-
-def _registers(name: str, numbers: range, length: int) -> tuple[Field, ...]:
-    return tuple(_digest(f"{name}{number}", length, _MEASURED) for number in numbers)
+def _registers(
+    name: str, numbers: range, *lengths: int, optional: bool = False, varies: str | None = None
+) -> tuple[Field, ...]:
+    return tuple(
+        _digest(f"{name}{number}", *lengths, fix=_MEASURED, optional=optional, varies=varies)
+        for number in numbers
+    )
 
 
 _DCAP = (
-    _text(
-        "tcb_status",
+    _of(
+        Kind.TEXT, "tcb_status",
         "Update the platform. Another status than UpToDate means known weaknesses, or settings "
         "that open some.",
         default="UpToDate",
     ),
-    Field(
-        name="advisories",
-        kind=Kind.TEXTS,
-        remedy="Read the advisory at Intel's security center before allowing it.",
+    _of(
+        Kind.UINT, "tcb_out_of_date_days",
+        "Update the platform: its grace period is over.", default=0,
     ),
-    _number("tcb_evaluation_data_number", "Fetch newer collateral."),
-    _digest("ppid", 16, _PLATFORM),
-)
+    _of(Kind.DATE, "tcb_date", "Update the platform: what was found since isn't mended there."),
+    _of(Kind.TEXTS, "advisories", "Read the advisory at Intel's security center before allowing "
+        "it."),
+    _of(Kind.UINT, "tcb_evaluation_data_number", _OLD),
+    _of(Kind.UINT, "collateral_age_days", _OLD, varies=_MOMENT),
+    _of(Kind.TEXT, "smt_enabled", _SETTING, varies=_HARDWARE),
+    _of(Kind.TEXT, "dynamic_platform", _SETTING, varies=_HARDWARE),
+    _of(Kind.TEXT, "cached_keys", _SETTING, varies=_HARDWARE),
+    _digest("fmspc", 6, fix="Add the platform's kind, if it is to be trusted.", varies=_HARDWARE),
+    _digest("ppid", 16, fix=_PLATFORM, varies=_MACHINE),
+    _digest("platform_instance_id", 16, fix=_PLATFORM, optional=True, varies=_MACHINE),
+)  # fmt: skip
 
-_TDX = (
-    _digest("mr_td", 48, _MEASURED, must=True),
-    *_registers("rtmr", range(4), 48),
+_SGX = (
+    _digest("mr_enclave", 32, fix=_MEASURED, must=True),
+    _digest("mr_signer", 32, fix="Somebody else signed the enclave."),
+    _of(Kind.UINT, "isv_prod_id", "It is another product of the same signer."),
+    _of(Kind.UINT, "isv_svn", "Update the enclave."),
     _debug(),
-    _flag("sept_ve_disable", "Launch the guest with SEPT_VE_DISABLE."),
-    _digest("xfam", 8, _CHOSEN),
-    _digest("mr_config_id", 48, _CHOSEN),
-    _digest("mr_owner", 48, _CHOSEN),
-    _digest("mr_owner_config", 48, _CHOSEN),
-    _digest("mr_seam", 48, "Another TDX module runs; name it only if Intel made it."),
-    _digest("mr_signer_seam", 48, "Intel's own TDX modules have zeros here."),
+    _of(Kind.FLAGS, "attributes", _FLAGS, size=16),
+    _of(Kind.WORD, "misc_select", _FLAGS),
+    _digest("config_id", 64, fix=_CHOSEN),
+    _of(Kind.UINT, "config_svn", _CHOSEN),
+    _digest("isv_family_id", 16, fix=_CHOSEN),
+    _digest("isv_ext_prod_id", 16, fix=_CHOSEN),
+    _of(Kind.SVNS, "cpu_svn", _TCB, size=16),
     *_DCAP,
 )
 
-_SNP = (
-    _digest("measurement", 48, _MEASURED, must=True),
+_TDX = (
+    _digest("mr_td", 48, fix=_MEASURED, must=True),
+    *_registers("rtmr", range(4), 48),
     _debug(),
-    _flag("migration_agent", "Launch the guest without a migration agent."),
-    _flag("smt_allowed", "Launch the guest with a policy that forbids SMT."),
-    _flag("single_socket", "Launch the guest with a policy that demands a single socket."),
-    _number("vmpl", "Ask for the report at the privilege level that the policy names."),
-    _digest("host_data", 32, _CHOSEN),
-    _digest("family_id", 16, _CHOSEN),
-    _digest("image_id", 16, _CHOSEN),
-    _number("guest_svn", "Update the guest."),
-    _digest("id_key_digest", 48, "Sign the guest's identity with the key that the policy names."),
-    _digest("author_key_digest", 48, "Sign the identity key with the author key."),
-    _text("product", "Add the product line, if it is to be trusted."),
-    _text("signer", "A VLEK is a cloud provider's: it names no chip."),
-    _text("csp_id", "Add the provider, if it is one that you trust."),
-    _digest("chip_id", 64, _PLATFORM),
-    _levels("reported_tcb"),
-    _levels("committed_tcb"),
-    _levels("launch_tcb"),
-    _number("platform_info", "Look up the platform's flags in AMD's ABI specification."),
-    _text("revocation", _REVOKED),
+    _of(Kind.BOOL, "sept_ve_disable", "Launch the guest with SEPT_VE_DISABLE."),
+    _of(Kind.FLAGS, "td_attributes", _FLAGS, size=8),
+    _of(Kind.FLAGS, "xfam", _FLAGS, size=8),
+    _digest("mr_config_id", 48, fix=_CHOSEN),
+    _digest("mr_owner", 48, fix=_CHOSEN),
+    _digest("mr_owner_config", 48, fix=_CHOSEN),
+    _digest("mr_seam", 48, fix="Another TDX module runs; name it only if Intel made it."),
+    _digest("mr_signer_seam", 48, fix="Intel's own TDX modules have zeros here."),
+    _of(Kind.FLAGS, "seam_attributes", "Intel's own TDX modules have zeros here.", size=8),
+    _of(Kind.SVNS, "tee_tcb_svn", _TCB, size=16),
+    _digest(
+        "mr_service_td", 48, optional=True,
+        fix="A service TD can take part in the guest's life; name it only if it is yours.",
+    ),
+    *_DCAP,
+)  # fmt: skip
+
+_SNP = (
+    _digest("measurement", 48, fix=_MEASURED, must=True),
+    _debug(),
+    _of(Kind.BOOL, "migration_agent", "Launch the guest without a migration agent."),
+    _of(Kind.BOOL, "smt_allowed", "Launch the guest with a policy that forbids SMT."),
+    _of(Kind.BOOL, "single_socket", "Launch the guest with a policy that demands one socket."),
+    _of(Kind.VERSION, "abi", "Launch the guest with a policy that demands a newer ABI."),
+    _of(Kind.WORD, "guest_policy", _FLAGS),
+    _of(Kind.UINT, "vmpl", "Ask for the report at the privilege level that the policy names."),
+    _digest("host_data", 32, fix=_CHOSEN),
+    _digest("family_id", 16, fix=_CHOSEN),
+    _digest("image_id", 16, fix=_CHOSEN),
+    _of(Kind.UINT, "guest_svn", "Update the guest."),
+    _digest("id_key_digest", 48, fix="Sign the guest's identity with the key that is named."),
+    _digest("author_key_digest", 48, fix="Sign the identity key with the author key."),
+    _of(Kind.UINT, "version", "Update the firmware: older reports say less."),
+    _of(Kind.TEXT, "product", "Add the product line, if it is to be trusted."),
+    _of(Kind.TEXT, "signer", "A VLEK is a cloud provider's: it names no chip."),
+    _of(Kind.TEXT, "csp_id", "Add the provider, if it is one that you trust.", optional=True),
+    _digest("chip_id", 64, fix=_PLATFORM, varies=_MACHINE),
+    *(
+        _of(Kind.LEVELS, f"{name}_tcb", _TCB)
+        for name in ("reported", "committed", "launch", "current")
+    ),
+    _of(Kind.VERSION, "firmware", _TCB),
+    _of(Kind.VERSION, "committed_firmware", _TCB),
+    _of(Kind.WORD, "platform_info", _FLAGS, varies=_HARDWARE),
+    _of(Kind.WORD, "launch_mit_vector", _TCB, optional=True),
+    _of(Kind.WORD, "current_mit_vector", _TCB, optional=True),
+    _of(Kind.TEXT, "revocation", _REVOKED),
+    _of(Kind.UINT, "revocation_age_days", "Fetch newer revocation lists.", optional=True,
+        varies=_MOMENT),
+)  # fmt: skip
+
+_NITRO = (
+    _digest("pcr0", 48, fix=_MEASURED, must=True),
+    *_registers("pcr", range(1, 4), 48),
+    *_registers("pcr", range(4, 5), 48, varies="the instance's id: " + _MACHINE),
+    _digest("pcr8", 48, fix="Somebody else signed the enclave's image."),
+    *_registers("pcr", range(16, 32), 48, optional=True),
+    _debug(),
+    _of(Kind.UINT, "age_seconds", "Make a new document.", varies=_MOMENT),
+    _of(Kind.TEXT, "module_id", _PLATFORM, varies=_MACHINE),
+    *(
+        _of(Kind.DATA, name, _CHOSEN, optional=True, varies=_OCCASION)
+        for name in ("user_data", "public_key", "nonce")
+    ),
 )
 
-_PCRS = _registers("pcr", range(24), 32)
-_VIRTUAL_TPM = (_flag("secure_boot", "Switch secure boot on."), *_PCRS)
+_PCRS = _registers("pcr", range(24), 32, optional=True, varies="can be " + _BOOT)
+_QUOTE = (
+    _of(Kind.TEXT, "pcr_bank", "Quote the bank that the policy names."),
+    _of(Kind.TEXT, "pcr_selection", "Quote the registers that the policy names."),
+    _digest("pcr_digest", 32, 48, 64, fix=_MEASURED, varies="can be " + _BOOT),
+    _of(Kind.BOOL, "safe", "The clock may have gone back: the TPM wasn't shut down in order."),
+    _of(Kind.UINT, "reset_count", "The machine was reset since.", varies=_BOOT),
+    _of(Kind.UINT, "restart_count", "The machine was suspended since.", varies=_BOOT),
+    _of(Kind.UINT, "firmware_version", "Update the TPM's firmware."),
+)
+_VIRTUAL_TPM = (
+    _of(Kind.BOOL, "secure_boot", "Switch secure boot on."),
+    _of(Kind.BOOL, "tpm_enabled", "The paravisor's virtual TPM is off."),
+    *_QUOTE,
+    *_PCRS,
+)
+
+_NVIDIA = (
+    _of(Kind.TEXT, "architecture", "Add the architecture, if it is to be trusted."),
+    _of(Kind.VERSION, "driver_version", "Use a driver that the policy names."),
+    _of(Kind.TEXT, "vbios_version", "Use a VBIOS that the policy names."),
+    _digest("fwid", 48, fix="Another firmware holds the key; name it only if it is NVIDIA's."),
+    _of(Kind.BOOL, "secure_boot", "The GPU's firmware isn't what NVIDIA signed."),
+    _debug(),
+    _of(Kind.UINT, "measurements_compared", "Give the manifests of this driver and VBIOS."),
+    _digest("device", 32, fix=_PLATFORM, varies=_MACHINE),
+    _of(Kind.TEXT, "revocation", _REVOKED),
+)
+
+_CCA = (
+    _digest("cpak", 32, fix=_PLATFORM, must=True),
+    _digest("rim", 32, 48, 64, fix=_MEASURED, must=True),
+    *_registers("rem", range(4), 32, 48, 64),
+    _debug(),
+    _of(Kind.UINT, "lifecycle", "The platform isn't in the state that the policy names."),
+    _digest("rpv", 64, fix=_CHOSEN),
+    _of(Kind.TEXT, "realm_hash_algorithm", "Launch the realm with the hash that is named."),
+    _of(Kind.TEXT, "profile", "The token is of another edition of the format."),
+    _of(Kind.DATA, "config", "The platform is configured in another way."),
+    _digest("implementation_id", 32, fix=_PLATFORM),
+    _digest("instance_id", 33, fix=_PLATFORM, varies=_MACHINE),
+    _of(Kind.TEXTS, "components", "Other platform software runs; name it only if its vendor "
+        "does."),
+    _of(Kind.TEXTS, "component_signers", "Somebody else signed the platform's software."),
+)  # fmt: skip
+
 
 _MAA = (
-    _text("issuer", "Name the attestation provider, if it is one that you trust.", must=True),
-    _digest("signing_key", 32, "The provider signs with another key; name it if it is its own."),
-    _text("attestation_type", "Ask the provider to attest what the policy names."),
-    _text("hardware", "Another kind of TEE vouches; name it if it is to be trusted."),
-    _text("measurement", _MEASURED, must=True),
+    Field(
+        name="issuer", kind=Kind.TEXT, must_check=True,
+        remedy="Name the attestation provider, if it is one that you trust.",
+    ),
+    _digest("signing_key", 32,
+            fix="The provider signs with another key; name it if it is its own."),
+    _of(Kind.TEXT, "attestation_type", "Ask the provider to attest what the policy names."),
+    _of(Kind.TEXT, "hardware", "Another kind of TEE vouches; name it if it is to be trusted."),
+    Field(name="measurement", kind=Kind.TEXT, must_check=True, remedy=_MEASURED),
     _debug(),
-    _digest("policy_hash", 32, "The provider applied another policy of its customer's."),
-    _text("compliance_status", "Azure doesn't call this machine a compliant confidential one."),
-    _flag("secure_boot", "Switch secure boot on."),
-    _text("vm_id", _PLATFORM),
-    _digest("mr_signer", 32, "Somebody else signed the enclave."),
-    _number("isv_prod_id", "It is another product of the same signer."),
-    _number("isv_svn", "Update the enclave."),
-    _digest("host_data", 32, _CHOSEN),
-    _digest("id_key_digest", 48, "Sign the guest's identity with the key that the policy names."),
-    _number("guest_svn", "Update the guest."),
-    _number("vmpl", "Ask for the report at the privilege level that the policy names."),
-    _levels("reported_tcb"),
-    _text("tcb_status", "Update the platform; another status means known weaknesses."),
-    *_registers("rtmr", range(4), 48),
-)
+    _digest("policy_hash", 32, fix="The provider applied another policy of its customer's.",
+            optional=True),
+    _of(Kind.TEXT, "compliance_status",
+        "Azure doesn't call this machine a compliant confidential one.", optional=True),
+    _of(Kind.BOOL, "secure_boot", "Switch secure boot on.", optional=True),
+    _of(Kind.TEXT, "vm_id", _PLATFORM, optional=True, varies=_MACHINE),
+    _digest("mr_signer", 32, fix="Somebody else signed the enclave.", optional=True),
+    _of(Kind.UINT, "isv_prod_id", "It is another product of the same signer.", optional=True),
+    _of(Kind.UINT, "isv_svn", "Update the enclave.", optional=True),
+    _digest("host_data", 32, fix=_CHOSEN, optional=True),
+    _digest("id_key_digest", 48, fix="Sign the guest's identity with the key that is named.",
+            optional=True),
+    _of(Kind.UINT, "guest_svn", "Update the guest.", optional=True),
+    _of(Kind.UINT, "vmpl", "Ask for the report at the privilege level that the policy names.",
+        optional=True),
+    _of(Kind.LEVELS, "reported_tcb", _TCB, optional=True),
+    _of(Kind.TEXT, "tcb_status", "Update the platform; another status means known weaknesses.",
+        optional=True),
+    *_registers("rtmr", range(4), 48, optional=True),
+)  # fmt: skip
 
 HARDWARE_FIELDS: Mapping[Tee, tuple[Field, ...]] = MappingProxyType(
     {
-        Tee.SGX: (
-            _digest("mr_enclave", 32, _MEASURED, must=True),
-            _digest("mr_signer", 32, "Somebody else signed the enclave."),
-            _number("isv_prod_id", "It is another product of the same signer."),
-            _number("isv_svn", "Update the enclave."),
-            _debug(),
-            _number("misc_select", _CHOSEN),
-            _digest("config_id", 64, _CHOSEN),
-            _number("config_svn", _CHOSEN),
-            _digest("isv_family_id", 16, _CHOSEN),
-            _digest("isv_ext_prod_id", 16, _CHOSEN),
-            *_DCAP,
-            LAUNCH,
-        ),
+        Tee.SGX: (*_SGX, LAUNCH),
         Tee.TDX: (*_TDX, LAUNCH),
         Tee.SNP: (*_SNP, LAUNCH),
-        Tee.NITRO: (
-            _digest("pcr0", 48, _MEASURED, must=True),
-            *_registers("pcr", range(1, 5), 48),
-            _digest("pcr8", 48, _MEASURED),
-            _debug(),
-            _text("module_id", _PLATFORM),
-            LAUNCH,
-        ),
+        Tee.NITRO: (*_NITRO, LAUNCH),
         Tee.TPM: (
-            _digest("ak", 32, "Name the attestation key, if that TPM is trusted.", must=True),
+            _digest("ak", 32, fix="Name the attestation key, if that TPM is trusted.", must=True),
+            _of(Kind.BOOL, "secure_boot", "Switch secure boot on, and give the event log.",
+                optional=True),
+            *_QUOTE,
             *_PCRS,
-            _number("reset_count", "The machine was reset since."),
-            _number("restart_count", "The machine was suspended since."),
-            _number("firmware_version", "Update the TPM's firmware."),
             LAUNCH,
         ),
         Tee.AZURE_SNP: (*_SNP, *_VIRTUAL_TPM, LAUNCH),
         Tee.AZURE_TDX: (*_TDX, *_VIRTUAL_TPM, LAUNCH),
-        Tee.NVIDIA: (
-            _text("architecture", "Add the architecture, if it is to be trusted."),
-            _text("driver_version", "Use a driver that the policy names."),
-            _text("vbios_version", "Use a VBIOS that the policy names."),
-            _digest("fwid", 48, "Another firmware holds the key; name it only if it is NVIDIA's."),
-            _text("revocation", _REVOKED),
-            LAUNCH,
-        ),
+        Tee.NVIDIA: (*_NVIDIA, LAUNCH),
         Tee.MAA: (*_MAA, LAUNCH),
-        Tee.CCA: (
-            _digest("cpak", 32, _PLATFORM, must=True),
-            _digest("rim", 64, _MEASURED, must=True),
-            *_registers("rem", range(4), 64),
-            _debug(),
-            _digest("rpv", 64, _CHOSEN),
-            _digest("implementation_id", 32, _PLATFORM),
-            _digest("instance_id", 33, _PLATFORM),
-            Field(
-                name="components",
-                kind=Kind.TEXTS,
-                remedy="Other platform software runs; name it only if its vendor does.",
-            ),
-            LAUNCH,
-        ),
+        Tee.CCA: (*_CCA, LAUNCH),
     }
-)
+)  # fmt: skip

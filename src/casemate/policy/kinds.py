@@ -20,9 +20,21 @@ class Kind(StrEnum):
     TEXT = "text"
     """At most 256 characters."""
     TEXTS = "texts"
-    """A list: ``only`` names what may be in it."""
+    """A list: ``only`` names what may be in it, ``none_of`` what may not, ``exactly`` all of it."""
     LEVELS = "levels"
     """Security versions by component: ``at_least`` names a minimum for each of some."""
+    SVNS = "svns"
+    """Bytes of a fixed length, each the security version of a component, written as hex."""
+    FLAGS = "flags"
+    """Bits: bytes of a fixed length, written as hex. ``bits`` says which must be set or clear."""
+    WORD = "word"
+    """Bits in an unsigned integer. ``bits`` says which must be set or clear."""
+    VERSION = "version"
+    """Numbers with dots between them, compared one after the other."""
+    DATE = "date"
+    """A day, ``2026-11-25``, in UTC."""
+    DATA = "data"
+    """Bytes of any length up to 1024, written as hex."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,24 +44,30 @@ class Field:
     Args:
         name: as in the evidence's claims and in the policy.
         kind: its type.
-        length: of a digest, in bytes.
+        lengths: of bytes, one of these.
         must_check: whether ``unchecked`` is refused: what a policy can't do without.
         remedy: what to do about a mismatch.
-        default: of a text, what it must be where a policy says nothing about it.
+        default: what it must be where a policy says nothing about it.
+        optional: whether genuine evidence may lack it, so that ``absent`` can hold.
+        varies: why it differs from machine to machine or from boot to boot, if it does: a policy
+            made from one piece of evidence then doesn't pin it.
     """
 
     name: str
     kind: Kind
     remedy: str
-    length: int = 0
+    lengths: tuple[int, ...] = ()
     must_check: bool = False
-    default: str | None = None
+    default: str | int | None = None
+    optional: bool = False
+    varies: str | None = None
 
 
 LAUNCH = Field(
     name="launch",
     kind=Kind.DIGEST,
-    length=48,
+    lengths=(48,),
+    optional=True,
     remedy="The launcher was given another launch contract. Name this digest only if that "
     "contract is the intended one (casemate contract show).",
 )

@@ -124,7 +124,7 @@ def verify_file(
         return Outcome(
             tee=kind, genuine=False, acceptable=None, claims={}, checks=checks.done(), error=error
         )
-    refusal = _appraise(policy, report)
+    refusal = _appraise(policy, report, at)
     return Outcome(
         tee=kind,
         genuine=True,
@@ -167,12 +167,14 @@ def _check_bound(report: VerifiedReport, expected: Expected, checks: CheckList) 
                 )
 
 
-def _appraise(policy: PolicyDocument | None, report: VerifiedReport) -> NotAcceptableError | None:
+def _appraise(
+    policy: PolicyDocument | None, report: VerifiedReport, at: datetime.datetime
+) -> NotAcceptableError | None:
     """None where one of the policies holds, or there's none; else every mismatch."""
     refusals = []
     for each in policy.policies.values() if policy is not None else ():
         try:
-            appraise(each, report, launch=None)
+            appraise(each, report, launch=None, at=at)
         except NotAcceptableError as error:
             refusals.append(error)
         else:

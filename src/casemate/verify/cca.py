@@ -153,6 +153,8 @@ def _claims(token: CcaToken, cpak: bytes) -> dict[str, ClaimValue]:
         "components": tuple(
             f"{each.type} {each.measurement.hex()}" for each in platform.components
         ),
+        "component_signers": tuple(dict.fromkeys(e.signer_id.hex() for e in platform.components)),
+        "realm_hash_algorithm": realm.hash_algorithm,
         "rim": realm.initial_measurement,
         "rpv": realm.personalization_value,
     }

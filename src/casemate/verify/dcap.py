@@ -31,6 +31,7 @@ from casemate.evidence.quote import Quote, SgxReport, TdReport, parse_quote
 from casemate.verify.checks import CheckList
 from casemate.verify.collateral import TCB_SIGNER, common_name
 from casemate.verify.report import ClaimValue, VerifiedReport
+from casemate.verify.tcb import platform_claims
 
 _SGX_VERSION = 3
 
@@ -109,6 +110,7 @@ def verify_quote(
         "collateral_valid_until": current.valid_until.isoformat(),
         "quote_version": quote.version,
     }
+    claims |= platform_claims(quote, current, status=str(verified.status), at=at)
     return VerifiedReport(
         tee=Tee.SGX if isinstance(quote.report, SgxReport) else Tee.TDX,
         report_data=quote.report.report_data,

@@ -73,7 +73,7 @@ def verify_nitro(
     return VerifiedReport(
         tee=Tee.NITRO,
         report_data=_report_data(document),
-        claims=_claims(document),
+        claims=_claims(document, at),
         checks=checks.done(),
     )
 
@@ -83,10 +83,11 @@ def _report_data(document: NitroDocument) -> ReportData:
     return ReportData(user_data if len(user_data) == ReportData.length else bytes(64))
 
 
-def _claims(document: NitroDocument) -> dict[str, ClaimValue]:
+def _claims(document: NitroDocument, at: datetime.datetime) -> dict[str, ClaimValue]:
     claims: dict[str, ClaimValue] = {
         "module_id": document.module_id,
         "timestamp": document.timestamp.isoformat(),
+        "age_seconds": max(0, int((at - document.timestamp).total_seconds())),
         "debug": document.debug,
     }
     claims |= {f"pcr{number}": value for number, value in sorted(document.pcrs.items())}

@@ -108,6 +108,9 @@ def verify_snp(
     with checks.check("snp.signature", "the leaf's key signed the report"):  # 7
         _check_signature(report, leaf)
     claims = _claims(report, product, signer, tcb, revocation=bool(revocation_lists))
+    if revocation_lists:
+        mine = [e.last_update_utc for e in revocation_lists if e.issuer == chain[-1].subject]
+        claims["revocation_age_days"] = (at - max(mine)).days
     if signer == "vlek":
         claims["csp_id"] = _text(leaf, _CSP_ID)
     return VerifiedReport(
@@ -233,6 +236,8 @@ def _claims(
         "single_socket": report.single_socket,
         "abi_major": report.abi[0],
         "abi_minor": report.abi[1],
+        "abi": f"{report.abi[0]}.{report.abi[1]}",
+        "guest_policy": report.policy,
         "measurement": report.measurement,
         "host_data": report.host_data,
         "family_id": report.family_id,
@@ -244,8 +249,11 @@ def _claims(
         "chip_id": report.chip_id,
         "platform_info": report.platform_info,
         "firmware": f"{report.current_major}.{report.current_minor}.{report.current_build}",
+        "committed_firmware": f"{report.committed_major}.{report.committed_minor}."
+        f"{report.committed_build}",
         "reported_tcb": tcb.parts(),
         "committed_tcb": parse_tcb_version(report.committed_tcb, turin=turin).parts(),
+        "current_tcb": parse_tcb_version(report.current_tcb, turin=turin).parts(),
         "launch_tcb": parse_tcb_version(report.launch_tcb, turin=turin).parts(),
         "revocation": "checked" if revocation else "unknown",
     }

@@ -117,6 +117,9 @@ def tpm_claims(evidence: TpmEvidence, key: PublicKeyTypes) -> dict[str, ClaimVal
         "firmware_version": quote.firmware_version,
     }
     selected = quote.pcr_select["sha256"]
+    claims["pcr_bank"] = "sha256"
+    claims["pcr_selection"] = ",".join(map(str, selected))
+    claims["pcr_digest"] = quote.pcr_digest
     return claims | {f"pcr{number}": evidence.pcrs[number] for number in selected}
 
 
