@@ -5,6 +5,7 @@ import json
 
 import pytest
 from cryptography.hazmat.primitives import hashes, hmac
+from tests.support.policies import policy_text
 
 from casemate.encoding.jose import compact, encode_base64url, signing_input
 from casemate.endorsements.collection import sort_endorsements
@@ -13,11 +14,10 @@ from casemate.policy import PolicyDocument
 from casemate.policy.appraise import appraise
 from casemate.verify.anything import verify_anything
 from casemate.verify.checks import CheckList
-from casemate_testkit.authorities import DAY, NOW
+from casemate_testkit.pki import DAY, NOW
 from casemate_testkit.tokens import ISSUER, SNP, TokenService
 
 SERVICE, STRANGER = TokenService(), TokenService()
-UNCHECKED = 'unchecked = "for this test"'
 MINUTE = datetime.timedelta(minutes=1)
 
 
@@ -126,7 +126,7 @@ def test_a_weak_key():
 def test_another_provider_is_genuine_and_not_acceptable():
     other = TokenService(issuer="https://other.test.attest.azure.net")
     report = verify(other.token(), service=other)
-    policy = PolicyDocument.parse(policy_text(ISSUER)).policies["it"]
+    policy = PolicyDocument.parse(document(ISSUER)).policies["it"]
     with pytest.raises(CasemateError) as caught:
         appraise(policy, report, launch=None)
     assert [each.field for each in caught.value.mismatches] == ["issuer"]
@@ -135,7 +135,7 @@ def test_another_provider_is_genuine_and_not_acceptable():
 
 def test_a_policy_must_name_the_issuer():
     with pytest.raises(MalformedError, match="issuer"):
-        PolicyDocument.parse(policy_text(ISSUER).replace("exactly", "unchecked", 1))
+        PolicyDocument.parse(document(ISSUER).replace("exactly", "unchecked", 1))
 
 
 def test_a_token_is_nobody_at_the_end_of_a_channel():
@@ -146,14 +146,10 @@ def test_a_token_is_nobody_at_the_end_of_a_channel():
         verify_evidence(Evidence(tee=Tee.MAA, data=SERVICE.token()), anchors=TrustAnchors())
 
 
-def policy_text(issuer):
-    from casemate.policy import FIELDS
-
+def document(issuer):
     named = {
         "issuer": f'exactly = "{issuer}"',
         "measurement": f'exactly = "{"22" * 48}"',
         "debug": "exactly = false",
     }
-    lines = ["version = 1", "[[policies.it.alternatives]]", 'tee = "maa"']
-    lines += [f"{field.name} = {{ {named.get(field.name, UNCHECKED)} }}" for field in FIELDS["maa"]]
-    return "\n".join(lines) + "\n"
+    return policy_text("maa", named)

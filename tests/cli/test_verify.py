@@ -6,6 +6,7 @@ import pytest
 from tests.support.published import FOLDER, cases, needs_published
 
 from casemate.project.programs import casemate_command, run_program
+from casemate_testkit.tokens import ISSUER, TokenService
 
 pytestmark = needs_published
 MILAN = FOLDER / "snp" / "milan_v3_report.bin"
@@ -124,3 +125,73 @@ def _policy(claims, *, vmpl):
         'launch = { unchecked = "no launcher" }',
     ]
     return "\n".join(lines) + "\n"
+
+
+def test_several_pieces_of_evidence_must_all_hold():
+    turin = FOLDER / "snp" / "turin_v5_report.bin"
+    more = (
+        *("--endorsements", FOLDER / "snp" / "turin_v5_vcek.pem"),
+        *("--endorsements", FOLDER / "snp" / "chains" / "ask_ark_turin_vcek.pem"),
+    )
+    _, both = verify(MILAN, turin, *CHAIN, *more, code=0)
+    assert (both["tee"], both["genuine"], both["acceptable"]) == ("snp", True, None)
+    assert [each["claims"]["product"] for each in both["evidence"]] == ["Milan", "Turin"]
+    _, one = verify(MILAN, turin, *CHAIN, code=4)
+    assert one["genuine"] is False
+    assert [each["genuine"] for each in one["evidence"]] == [True, False]
+    assert one["error"]["code"] == one["evidence"][1]["error"]["code"]
+
+
+def test_what_is_reported_has_these_keys():
+    _, report = verify(MILAN, *CHAIN, code=0)
+    assert list(report) == ["tee", "genuine", "acceptable", "claims", "checks", "error"]
+    assert all(set(check) == {"name", "held", "purpose"} for check in report["checks"])
+
+
+def test_a_result_is_issued_and_relied_upon(tmp_path):
+    key, token, policy = tmp_path / "verifier.key", tmp_path / "token.jwt", tmp_path / "p.toml"
+    run_program(casemate_command("key", "new", "--for", "identity", str(key)))
+    _, report = verify(MILAN, *CHAIN, code=0)
+    policy.write_text(_policy(report["claims"], vmpl=0))
+    issue = ("--policy", policy, "--ear", token, "--ear-key", key, "--nonce", "aa" * 32)
+    _, refused = verify(MILAN, *CHAIN, *issue, code=4)  # the report was made for another occasion
+    rely = (token, "--verifier-key", f"{key}.pub", "--at", "2026-06-01T00:01:00Z")
+    _, result = verify(*rely, code=5)
+    assert result["error"]["code"] == "ear.status"
+    assert refused["error"]["code"] == "evidence.nonce"
+    verify(MILAN, *CHAIN, *issue[:-2], code=0)
+    _, result = verify(*rely, code=0)
+    assert (result["tee"], result["genuine"]) == ("ear", True)
+    assert result["claims"]["attester.measurement"] == report["claims"]["measurement"]
+    verify(*rely[:-1], "2026-06-01T00:05:00Z", code=4)
+    policy.write_text(policy.read_text().replace('exactly = "vcek"', 'exactly = "vlek"'))
+    verify(MILAN, *CHAIN, *issue[:-2], code=5)
+    _, result = verify(*rely, code=5)
+    assert result["claims"]["attester"] == "snp"
+
+
+def test_no_result_without_policy_or_decision(tmp_path):
+    key, token = tmp_path / "verifier.key", tmp_path / "token.jwt"
+    run_program(casemate_command("key", "new", "--for", "identity", str(key)))
+    done = run_program(
+        casemate_command("verify", str(MILAN), *CHAIN, "--ear", str(token), "--ear-key", str(key))
+    )
+    assert done.status == 2
+    assert "--policy" in done.stderr
+    policy = tmp_path / "policy.toml"
+    _, report = verify(MILAN, *CHAIN, code=0)
+    policy.write_text(_policy(report["claims"], vmpl=0))
+    verify(MILAN, "--policy", policy, "--ear", token, "--ear-key", key, code=6)
+    assert not token.exists()
+
+
+def test_a_token_of_azure_attestation(tmp_path):
+    service = TokenService()
+    (tmp_path / "keys.json").write_bytes(service.key_set())
+    (tmp_path / "token.jwt").write_bytes(service.token() + b"\n")
+    at = ("--at", "2026-06-01T00:01:00Z")
+    keys = ("--endorsements", tmp_path / "keys.json")
+    _, report = verify(tmp_path / "token.jwt", *keys, *at, "--tee", "maa", code=0)
+    assert report["claims"]["issuer"] == ISSUER
+    _, report = verify(tmp_path / "token.jwt", *at, code=6)
+    assert (report["tee"], report["error"]["code"]) == ("maa", "maa.no-keys")

@@ -15,6 +15,7 @@ from casemate.errors import MalformedError, NotGenuineError
 from casemate.evidence.azure import parse_azure_evidence, parse_hcl_report
 from casemate.evidence.cca import parse_cca_token
 from casemate.evidence.detect import detect, unwrap
+from casemate.evidence.ear import parse_ear
 from casemate.evidence.eventlog import parse_event_log
 from casemate.evidence.maa import parse_maa_token
 from casemate.evidence.nitro import parse_nitro_document
@@ -38,6 +39,7 @@ PARSERS = {
     "ratls": parse_attested_certificate,
 }
 OTHERS = (
+    parse_ear,
     parse_maa_token,
     detect,
     parse_tpm_quote,

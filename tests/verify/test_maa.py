@@ -11,7 +11,7 @@ from casemate.evidence.maa import parse_maa_token
 from casemate.types import sha256
 from casemate.verify.anything import verify_anything
 from casemate.verify.checks import CheckList
-from casemate_testkit.authorities import NOW
+from casemate_testkit.pki import NOW
 from casemate_testkit.tokens import ISSUER, REPORT_DATA, SGX, SNP, TDX, TokenService, azure_vm
 
 SERVICE = TokenService()

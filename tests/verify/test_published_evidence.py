@@ -12,13 +12,13 @@ from casemate.evidence.detect import detect, unwrap
 from casemate.evidence.eventlog import parse_event_log
 from casemate.evidence.quote import parse_quote
 from casemate.evidence.ratls import parse_attested_certificate
-from casemate.project.verification import as_json
 from casemate.verify.anything import verify_anything
 from casemate.verify.azure import check_binding as check_paravisor
 from casemate.verify.azure import verify_virtual_tpm
 from casemate.verify.checks import CheckList
 from casemate.verify.eventlog import check_ccel
 from casemate.verify.ratls import check_binding as check_certificate
+from casemate.verify.report import claim_as_json as as_json
 
 pytestmark = needs_published
 ALL = cases()

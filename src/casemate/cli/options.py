@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,26 @@ class _Address(click.ParamType[tuple[str, int]]):
 
 
 ADDRESS = _Address()
+
+
+class _Time(click.ParamType[datetime.datetime]):
+    """A time with its zone, RFC 3339."""
+
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime.datetime:
+        try:
+            moment = datetime.datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a time such as 2026-11-23T12:00:00Z", param, ctx)
+        if moment.tzinfo is None:
+            self.fail(f"{value!r} has no zone; end it with Z for UTC", param, ctx)
+        return moment
+
+
+TIME = _Time()
 
 
 def project_option(function: _F) -> _F:

@@ -8,55 +8,49 @@ from pathlib import Path
 
 import click
 
+from casemate.cli.options import TIME
 from casemate.encoding import decode_hex
 from casemate.errors.render import render_error
 from casemate.evidence import Tee
 from casemate.evidence.detect import RATLS
 from casemate.policy.constraint import show
-from casemate.project.verification import Expected, Outcome, verify_file
+from casemate.project.files import read_file
+from casemate.project.results import issue_result
+from casemate.project.verification import Expected, Outcome, Verification, as_one
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _KINDS = ["auto", *(tee.value for tee in Tee if tee is not Tee.IDENTITY_KEY), RATLS]
-
-
-class _Time(click.ParamType[datetime.datetime]):
-    """A time with its zone, RFC 3339."""
-
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime.datetime:
-        try:
-            moment = datetime.datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is not a time such as 2026-11-23T12:00:00Z", param, ctx)
-        if moment.tzinfo is None:
-            self.fail(f"{value!r} has no zone; end it with Z for UTC", param, ctx)
-        return moment
 
 
 @click.command(
     epilog="Example:  casemate verify report.bin --endorsements vcek.pem "
     "--endorsements ask_ark_milan.pem"
 )
-@click.argument("evidence", type=_FILE)
+@click.argument("evidence", type=_FILE, nargs=-1, required=True)
 @click.option(
     "--tee", type=click.Choice(_KINDS), default="auto", show_default=True, help="What it is."
 )
 @click.option(
     "--endorsements", type=_FILE, multiple=True,
-    help="Certificates, revocation lists, keys (PEM, DER, JWK), DCAP collateral (JSON), manifests "
-    "(XML); may be given several times, in any order.",
+    help="Certificates, revocation lists, keys (PEM, DER, JWK, JWKS), DCAP collateral (JSON), "
+    "manifests (XML); may be given several times, in any order.",
 )  # fmt: skip
 @click.option("--eventlog", type=_FILE, help="Hold this event log against the registers.")
 @click.option("--nonce", metavar="HEX", help="What the evidence must have been made for.")
 @click.option("--report-data", metavar="HEX", help="What it must bind; zeros may follow.")
-@click.option("--at", type=_Time(), help="The time at which all must be valid.  [default: now]")
+@click.option("--at", type=TIME, help="The time at which all must be valid.  [default: now]")
 @click.option("--policy", type=_FILE, help="Hold it against this policy document too.")
+@click.option(
+    "--verifier-key", type=_FILE, multiple=True,
+    help="The public key of a verifier whose attestation results are trusted (--tee ear).",
+)  # fmt: skip
+@click.option(
+    "--ear", type=_FILE, help="Write what came of it as a signed attestation result (EAR)."
+)
+@click.option("--ear-key", type=_FILE, help="The private key that signs it.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def command(
-    evidence: Path,
+    evidence: tuple[Path, ...],
     tee: str,
     endorsements: tuple[Path, ...],
     eventlog: Path | None,
@@ -64,22 +58,26 @@ def command(
     report_data: str | None,
     at: datetime.datetime | None,
     policy: Path | None,
+    verifier_key: tuple[Path, ...],
+    ear: Path | None,
+    ear_key: Path | None,
     as_json: bool,
 ) -> int:
     """Verify EVIDENCE: a quote, report, document, token, or attested certificate.
 
     Genuine means that its signatures and chain hold under the vendor's pinned root at that time;
     acceptable, that a policy says yes to what it claims. Without --policy only the first is
-    judged, and nothing should be released on that alone.
+    judged, and nothing should be released on that alone. Of several, each must be both.
 
     \b
     Exit codes: 0 genuine (and acceptable), 3 malformed, 4 not genuine, 5 not acceptable,
     6 can't be decided with these endorsements at that time.
     """
-    outcome = verify_file(
-        evidence,
+    if (ear is None) != (ear_key is None) or (ear is not None and len(evidence) != 1):
+        raise click.UsageError("--ear and --ear-key go together, with one EVIDENCE and --policy")
+    verification = Verification.load(
         tee=None if tee == "auto" else tee,
-        endorsements=endorsements,
+        endorsements=(*endorsements, *verifier_key),
         eventlog=eventlog,
         at=at or datetime.datetime.now(datetime.UTC),
         expected=Expected(
@@ -88,14 +86,30 @@ def command(
             policy=policy,
         ),
     )
+    outcomes = {
+        str(path): verification.verify(read_file(path, field="evidence")) for path in evidence
+    }
+    if ear is not None and ear_key is not None:
+        _issue(next(iter(outcomes.values())), verification, ear_key, ear)
     if as_json:
-        click.echo(json.dumps(outcome.as_dict()))
+        click.echo(json.dumps(as_one(outcomes)))
     else:
-        _print(outcome)
-    return outcome.error.exit_code if outcome.error is not None else 0
+        for name, outcome in outcomes.items():
+            _print(outcome, name if len(outcomes) > 1 else None)
+    errors = [outcome.error for outcome in outcomes.values() if outcome.error is not None]
+    return errors[0].exit_code if errors else 0
 
 
-def _print(outcome: Outcome) -> None:
+def _issue(outcome: Outcome, verification: Verification, key: Path, output: Path) -> None:
+    if issue_result(outcome, verification, key=key, output=output):
+        click.echo(f"{output}: says so, for five minutes", err=True)
+    else:
+        click.echo(f"{output}: not written, for nothing was decided", err=True)
+
+
+def _print(outcome: Outcome, name: str | None) -> None:
+    if name is not None:
+        click.echo(f"{name}:")
     click.echo(f"{'evidence:':<26}{outcome.tee or 'unknown'}")
     for check in outcome.checks:
         click.echo(f"  {'held  ' if check.held else 'FAILED'} {check.name:<22} {check.purpose}")

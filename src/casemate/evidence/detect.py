@@ -9,6 +9,7 @@ import re
 from casemate.encoding import decode_json
 from casemate.encoding.jose import COMPACT, decode_claims, parse_jws
 from casemate.errors import MalformedError
+from casemate.evidence.ear import FAMILY
 from casemate.evidence.envelope import Tee
 from casemate.evidence.snp import REPORT_SIZE
 
@@ -84,6 +85,8 @@ def _of_token(data: bytes) -> str:
     claims = decode_claims(parse_jws(data, what="token", max_size=_MAX_SIZE), what="token")
     if "x-ms-attestation-type" in claims:
         return Tee.MAA
+    if str(claims.get("eat_profile")).startswith(FAMILY):
+        return Tee.EAR
     raise _unknown(f"a token with {', '.join(sorted(claims))[:120] or 'nothing'}")
 
 

@@ -31,11 +31,13 @@ class Tee(StrEnum):
     """AMD SEV-SNP."""
     MAA = "maa"
     """Microsoft Azure Attestation: its service verified, and its token says what."""
+    EAR = "ear"
+    """A verifier that is trusted by its key: its attestation result."""
     IDENTITY_KEY = "identity-key"
     """No TEE: a long-lived key signs, and its holder is trusted by name (a pinned broker)."""
 
 
-CHANNEL_TEES = tuple(tee for tee in Tee if tee not in {Tee.NVIDIA, Tee.MAA})
+CHANNEL_TEES = tuple(tee for tee in Tee if tee not in {Tee.NVIDIA, Tee.MAA, Tee.EAR})
 """Those whose evidence opens attested channels (specs/attested-channel.md, "Evidence message").
 
 A GPU answers anybody's nonce: alone, its evidence doesn't tell who is at the other end. Tokens say

@@ -250,6 +250,23 @@ _MAA = (
     *_registers("rtmr", range(4), 48, optional=True),
 )  # fmt: skip
 
+_LEFT_OPEN = "The verifier's policy leaves something of this unchecked."
+_EAR = (
+    _digest("verifier", 32, fix="Name the verifier's key, if you trust its word.", must=True),
+    Field(
+        name="status", kind=Kind.TEXT, must_check=True, default="affirming",
+        remedy="The verifier didn't affirm the evidence; ask it why.",
+    ),
+    _of(Kind.TEXT, "policy_id", "The verifier applied another policy document than this."),
+    _of(Kind.TEXT, "attester", "Another kind of TEE was appraised; add it if you trust it."),
+    _digest("key", 32, fix="The result is about another key.", optional=True, varies=_OCCASION),
+    _of(Kind.UINT, "age", "Ask the verifier for a new result.", varies=_MOMENT),
+    *(
+        _of(Kind.TEXT, part, _LEFT_OPEN)
+        for part in ("instance_identity", "configuration", "executables", "hardware")
+    ),
+)  # fmt: skip
+
 HARDWARE_FIELDS: Mapping[Tee, tuple[Field, ...]] = MappingProxyType(
     {
         Tee.SGX: (*_SGX, LAUNCH),
@@ -268,6 +285,7 @@ HARDWARE_FIELDS: Mapping[Tee, tuple[Field, ...]] = MappingProxyType(
         Tee.AZURE_TDX: (*_TDX, *_VIRTUAL_TPM, LAUNCH),
         Tee.NVIDIA: (*_NVIDIA, LAUNCH),
         Tee.MAA: (*_MAA, LAUNCH),
+        Tee.EAR: (*_EAR, LAUNCH),
         Tee.CCA: (*_CCA, LAUNCH),
     }
 )  # fmt: skip

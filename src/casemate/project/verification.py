@@ -7,17 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from casemate.endorsements.collection import sort_endorsements
-from casemate.errors import CasemateError, NotAcceptableError, NotGenuineError, UsageError
+from casemate.endorsements.collection import Endorsements, sort_endorsements
+from casemate.errors import (
+    CasemateError,
+    NotAcceptableError,
+    NotGenuineError,
+    UsageError,
+)
+from casemate.evidence import Tee
 from casemate.evidence.detect import detect, unwrap
-from casemate.evidence.eventlog import parse_event_log
-from casemate.policy import PolicyDocument, appraise
+from casemate.evidence.ear import Status
+from casemate.evidence.eventlog import LoggedEvent, parse_event_log
+from casemate.policy import AppraisedReport, PolicyDocument, appraise
 from casemate.project.files import read_file, read_text
 from casemate.verify.anything import verify_anything
 from casemate.verify.checks import Check, CheckList
-from casemate.verify.report import ClaimValue, VerifiedReport
-
-JsonClaim = bool | int | str | list[str] | dict[str, int]
+from casemate.verify.report import ClaimValue, VerifiedReport, claim_as_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,8 @@ class Outcome:
         claims: of genuine evidence.
         checks: each that was made.
         error: what it failed on, or None.
+        report: of genuine evidence.
+        appraised: of acceptable evidence.
     """
 
     tee: str | None
@@ -54,6 +61,8 @@ class Outcome:
     claims: Mapping[str, ClaimValue]
     checks: tuple[Check, ...]
     error: CasemateError | None
+    report: VerifiedReport | None = None
+    appraised: AppraisedReport | None = None
 
     def as_dict(self) -> dict[str, object]:
         """The outcome as a JSON-ready object."""
@@ -61,7 +70,7 @@ class Outcome:
             "tee": self.tee,
             "genuine": self.genuine,
             "acceptable": self.acceptable,
-            "claims": {name: as_json(value) for name, value in self.claims.items()},
+            "claims": {name: claim_as_json(value) for name, value in self.claims.items()},
             "checks": [
                 {"name": check.name, "held": check.held, "purpose": check.purpose}
                 for check in self.checks
@@ -70,82 +79,135 @@ class Outcome:
         }
 
 
-def verify_file(
-    evidence: Path,
-    *,
-    tee: str | None,
-    endorsements: Sequence[Path],
-    eventlog: Path | None,
-    at: datetime.datetime,
-    expected: Expected,
-) -> Outcome:
-    """Verify the evidence in a file.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """All that evidence is held against, read and parsed once.
 
     Args:
-        evidence: the file.
-        tee: its kind, or None to find out.
-        endorsements: files, in any order.
+        tee: the kind of evidence, or None to find out.
+        endorsements: what came along.
         eventlog: a log to hold against the registers.
         at: the time at which all must be valid.
-        expected: what it must bind, and the policy.
+        expected: what evidence must bind.
+        policy: the policy document, if any.
+    """
 
-    Returns:
-        What came of it; errors of evidence are in it, and not raised.
+    tee: str | None
+    endorsements: Endorsements
+    eventlog: tuple[LoggedEvent, ...] | None
+    at: datetime.datetime
+    expected: Expected
+    policy: PolicyDocument | None
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        tee: str | None,
+        endorsements: Sequence[Path],
+        eventlog: Path | None,
+        at: datetime.datetime,
+        expected: Expected,
+    ) -> Verification:
+        """Read the files.
+
+        Args:
+            endorsements: files, in any order.
+            eventlog: a log's file.
+
+        Raises:
+            UsageError: a file can't be read.
+            MalformedError: one isn't what it should be.
+        """
+        log = read_file(eventlog, field="--eventlog") if eventlog is not None else None
+        policy = expected.policy
+        return cls(
+            tee=tee,
+            endorsements=load_endorsements(endorsements),
+            eventlog=tuple(parse_event_log(log)) if log is not None else None,
+            at=at,
+            expected=expected,
+            policy=PolicyDocument.parse(read_text(policy, field="--policy")) if policy else None,
+        )
+
+    def verify(self, data: bytes) -> Outcome:
+        """Verify evidence.
+
+        Returns:
+            What came of it; errors of evidence are in it, and not raised.
+
+        Raises:
+            UsageError: evidence of that kind isn't verified like this.
+        """
+        data, checks = unwrap(data), CheckList()
+        kind = self.tee
+        try:
+            kind = kind or detect(data)
+            report = verify_anything(
+                kind,
+                data,
+                endorsements=self.endorsements,
+                at=self.at,
+                eventlog=self.eventlog,
+                development_roots=self.policy.trust_anchors().development_roots
+                if self.policy
+                else (),
+                checks=checks,
+            )
+            _check_bound(report, self.expected, checks)
+        except UsageError:
+            raise
+        except CasemateError as error:
+            return Outcome(
+                tee=kind,
+                genuine=False,
+                acceptable=None,
+                claims={},
+                checks=checks.done(),
+                error=error,
+            )
+        verdict = _appraise(self.policy, report, self.at)
+        refusal = verdict if isinstance(verdict, NotAcceptableError) else None
+        return Outcome(
+            tee=kind,
+            genuine=True,
+            acceptable=None if verdict is None else refusal is None,
+            claims=report.claims,
+            checks=checks.done(),
+            error=refusal,
+            report=report,
+            appraised=verdict if isinstance(verdict, AppraisedReport) else None,
+        )
+
+
+def load_endorsements(files: Sequence[Path]) -> Endorsements:
+    """Read endorsements of any kind, in any order.
 
     Raises:
-        UsageError: a file can't be read, or the policy isn't one.
-        MalformedError: the policy is wrong.
+        UsageError, MalformedError: one can't be read, or isn't any that is known.
     """
-    data = unwrap(read_file(evidence, field="evidence"))
-    files = [(str(path), read_file(path, field="--endorsements")) for path in endorsements]
-    log = read_file(eventlog, field="--eventlog") if eventlog is not None else None
-    policy = (
-        PolicyDocument.parse(read_text(expected.policy, field="--policy"))
-        if expected.policy is not None
-        else None
-    )
-    kind, checks = tee, CheckList()
-    report: VerifiedReport | None = None
-    try:
-        kind = kind or detect(data)
-        report = verify_anything(
-            kind,
-            data,
-            endorsements=sort_endorsements(files),
-            at=at,
-            eventlog=parse_event_log(log) if log is not None else None,
-            development_roots=policy.trust_anchors().development_roots if policy else (),
-            checks=checks,
-        )
-        _check_bound(report, expected, checks)
-    except UsageError:
-        raise
-    except CasemateError as error:
-        return Outcome(
-            tee=kind, genuine=False, acceptable=None, claims={}, checks=checks.done(), error=error
-        )
-    refusal = _appraise(policy, report, at)
-    return Outcome(
-        tee=kind,
-        genuine=True,
-        acceptable=None if policy is None else refusal is None,
-        claims=report.claims,
-        checks=checks.done(),
-        error=refusal,
+    return sort_endorsements(
+        [(str(path), read_file(path, field="--endorsements")) for path in files]
     )
 
 
-def as_json(value: ClaimValue) -> JsonClaim:
-    """A claim as JSON: bytes in hex, lists and mappings as they are."""
-    match value:
-        case bytes():
-            return value.hex()
-        case tuple():
-            return list(value)
-        case Mapping():
-            return dict(value)
-        case _:
-            return value
+def as_one(outcomes: Mapping[str, Outcome]) -> dict[str, object]:
+    """Several outcomes as one JSON-ready object: it is genuine if all are, and so on."""
+    if len(outcomes) == 1:
+        return next(iter(outcomes.values())).as_dict()
+    every = outcomes.values()
+    kinds = {outcome.tee for outcome in every}
+    judged = [outcome.acceptable for outcome in every]
+    first = next((outcome.error for outcome in every if outcome.error is not None), None)
+    return {
+        "tee": kinds.pop() if len(kinds) == 1 else None,
+        "genuine": all(outcome.genuine for outcome in every),
+        "acceptable": False if False in judged else None if None in judged else True,
+        "claims": {},
+        "checks": [],
+        "error": first.as_dict() if first is not None else None,
+        "evidence": [{"file": name, **outcome.as_dict()} for name, outcome in outcomes.items()],
+    }
 
 
 def _check_bound(report: VerifiedReport, expected: Expected, checks: CheckList) -> None:
@@ -153,34 +215,33 @@ def _check_bound(report: VerifiedReport, expected: Expected, checks: CheckList) 
         if wanted is None:
             continue
         got = bytes(report.report_data)
-        if what == "nonce" and isinstance(own := report.claims.get("nonce"), bytes):
-            got = own
+        own = report.claims.get("nonce")
+        if what == "nonce" and (isinstance(own, bytes) or report.tee is Tee.EAR):
+            got = own if isinstance(own, bytes) else b""  # a result's nonce is the reader's alone
         with checks.check(f"evidence.{what}", f"the evidence binds the {what} that was asked for"):
-            if len(wanted) > len(got) or got != wanted.ljust(len(got), b"\0"):
+            if not got or len(wanted) > len(got) or got != wanted.ljust(len(got), b"\0"):
                 raise NotGenuineError(
                     f"evidence.{what}",
                     "the evidence binds something else: it was made for another occasion",
                     field=what,
                     expected=wanted.hex(),
-                    got=got.hex(),
+                    got=got.hex() or "none",
                     remedy="Have it made again, for this occasion.",
                 )
 
 
 def _appraise(
     policy: PolicyDocument | None, report: VerifiedReport, at: datetime.datetime
-) -> NotAcceptableError | None:
-    """None where one of the policies holds, or there's none; else every mismatch."""
+) -> AppraisedReport | NotAcceptableError | None:
+    """The first of the policies that holds, or every mismatch; None where nothing judges."""
+    if policy is None:
+        return _own_judgement(report)
     refusals = []
-    for each in policy.policies.values() if policy is not None else ():
+    for each in policy.policies.values():
         try:
-            appraise(each, report, launch=None, at=at)
+            return appraise(each, report, launch=None, at=at)
         except NotAcceptableError as error:
             refusals.append(error)
-        else:
-            return None
-    if not refusals:
-        return None
     mismatches = tuple(mismatch for error in refusals for mismatch in error.mismatches)
     return NotAcceptableError(
         "policy.mismatch",
@@ -188,4 +249,19 @@ def _appraise(
         field=mismatches[0].field,
         mismatches=mismatches,
         remedy=mismatches[0].remedy,
+    )
+
+
+def _own_judgement(report: VerifiedReport) -> NotAcceptableError | None:
+    """A result that doesn't affirm is no success, whoever reads it, and without a policy too."""
+    status = report.claims.get("status")
+    if report.tee is not Tee.EAR or status == Status.AFFIRMING:
+        return None
+    return NotAcceptableError(
+        "ear.status",
+        "the verifier doesn't affirm the evidence",
+        field="ear_status",
+        expected=Status.AFFIRMING,
+        got=str(status),
+        remedy="Ask the verifier why; its result says which fields didn't match.",
     )

@@ -17,6 +17,7 @@ from casemate.verify.azure import verify_azure_snp, verify_azure_tdx
 from casemate.verify.cca import verify_cca
 from casemate.verify.checks import CheckList
 from casemate.verify.dcap import verify_quote
+from casemate.verify.ear import verify_ear
 from casemate.verify.eventlog import check_ccel, check_registers
 from casemate.verify.maa import verify_maa
 from casemate.verify.nitro import verify_nitro
@@ -91,6 +92,8 @@ def verify_anything(
             report = verify_cca(data, platform_keys=endorsements.keys, checks=checks)
         case Tee.MAA:
             report = verify_maa(data, keys=endorsements.token_keys, at=at, checks=checks)
+        case Tee.EAR:
+            report = verify_ear(data, keys=endorsements.keys, at=at, checks=checks)
         case Tee.SIMULATED:
             with checks.check("simulated.signature", "a named development root signed it"):
                 report = verify_simulated(data, roots=development_roots)

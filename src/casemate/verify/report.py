@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
 
+from casemate.encoding import JsonValue
 from casemate.evidence import Tee
 from casemate.types import ReportData
 from casemate.verify.checks import Check
@@ -36,3 +37,16 @@ class VerifiedReport:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "claims", MappingProxyType(dict(self.claims)))
+
+
+def claim_as_json(value: ClaimValue) -> JsonValue:
+    """A claim as JSON: bytes in hex, lists and mappings as they are."""
+    match value:
+        case bytes():
+            return value.hex()
+        case tuple():
+            return list(value)
+        case Mapping():
+            return dict(value)
+        case _:
+            return value

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from casemate.encoding import JsonValue
 from casemate.encoding.jose import compact, encode_base64url, signing_input
-from casemate_testkit.authorities import DAY, NOW
+from casemate_testkit.pki import DAY, NOW
 
 ISSUER = "https://casemate.test.attest.azure.net"
 REPORT_DATA = bytes(range(64))
