@@ -260,3 +260,27 @@ def test_only_a_container_image_has_a_contract_to_draft(tmp_path: Path) -> None:
                     "--draft", tmp_path / "draft", code=2)  # fmt: skip
     assert "image.draft" in done.stderr
     assert not (tmp_path / "image").exists()
+
+
+def test_a_tree_is_copied_and_then_only_what_changed(tmp_path: Path) -> None:
+    (tmp_path / "bill.yaml").write_text("includes: [more.yaml]\nwrite: [{path: a, content: A}]\n")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/more.yaml").write_text("write: [{path: b/c, content: C}]\n")
+    source = ["image", "copy", str(tmp_path / "bill.yaml"), str(tmp_path / "out")]
+    source += ["-i", str(tmp_path / "more")]
+    dry = casemate(*source, "--dry-run")
+    assert [line.split()[-1] for line in dry.stdout.splitlines()] == ["a", "b", "b/c"]
+    assert not (tmp_path / "out").exists()
+    assert json.loads(casemate(*source, "--json").stdout)["changed"] == 3
+    assert (tmp_path / "out/b/c").read_text() == "C"
+    assert json.loads(casemate(*source, "--json").stdout)["changed"] == 0
+
+
+def test_a_doctor_says_what_is_probably_missing(tmp_path: Path) -> None:
+    (tmp_path / "bill.yaml").write_text(
+        "write: [{path: run, mode: '0755', content: \"#!/bin/absent\\n\"}]\n"
+    )
+    told = casemate("image", "doctor", str(tmp_path / "bill.yaml")).stdout
+    assert "interpreter: /bin/absent (asked for by run)" in told
+    found = json.loads(casemate("image", "doctor", str(tmp_path / "bill.yaml"), "--json").stdout)
+    assert [each["what"] for each in found] == ["interpreter"]

@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from casemate.cli.image_source import copy, doctor, include_dirs
 from casemate.encoding import decode_hex
 from casemate.errors import CasemateError, UsageError
 from casemate.image.compare import compare
@@ -54,6 +55,10 @@ def command() -> None:
     """Seal a directory tree into one encrypted file, and open what was sealed."""
 
 
+command.add_command(copy)
+command.add_command(doctor)
+
+
 @command.command(
     epilog="""\b
 Examples:
@@ -73,6 +78,7 @@ Examples:
     "--max-size", type=click.IntRange(1), default=DEFAULT_LIMIT, metavar="BYTES",
     help="What a container image may unpack to.  [default: 64 GiB]",
 )  # fmt: skip
+@include_dirs
 @_json
 def seal(
     source: str,
@@ -82,6 +88,7 @@ def seal(
     keep_times: bool,
     draft: Path | None,
     max_size: int,
+    include_dirs: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Seal the tree of SOURCE into OUTPUT.
@@ -94,7 +101,10 @@ def seal(
     a launch contract names images by it.
     """
     secret = read_key_file(key)
-    tree = read_source(source, keep_owner=keep_owner, keep_times=keep_times, limit=max_size)
+    tree = read_source(
+        source, keep_owner=keep_owner, keep_times=keep_times, limit=max_size,
+        include_dirs=include_dirs,
+    )  # fmt: skip
     if draft is not None and tree.container is None:
         raise UsageError(
             "image.draft",
@@ -218,10 +228,11 @@ def rekey(image: Path, key: Path, new_key: Path, as_json: bool) -> None:
 @command.command(epilog="Example:  casemate image why bom:model-server usr/lib/python3.11/ssl.py")
 @click.argument("source")
 @click.argument("path")
+@include_dirs
 @_json
-def why(source: str, path: str, as_json: bool) -> None:
+def why(source: str, path: str, include_dirs: tuple[Path, ...], as_json: bool) -> None:
     """Tell why PATH is in the tree of SOURCE, a bill of materials, or that it isn't."""
-    reasons = read_source(source).reasons(path)
+    reasons = read_source(source, include_dirs=include_dirs).reasons(path)
     if as_json:
         click.echo(json.dumps(reasons))
         return

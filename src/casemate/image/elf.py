@@ -27,6 +27,8 @@ _MACHINES = {
     62: ("EM_X86_64", "x86_64-linux-gnu", "lib64"),
     183: ("EM_AARCH64", "aarch64-linux-gnu", "lib64"),
 }
+# Subfolders in which the loader first looks, on processors that have these features.
+_FEATURES = {62: ("x86-64-v4", "x86-64-v3", "x86-64-v2")}
 _LOADER_CONFIGURATION = Path("/etc/ld.so.conf")
 _MAX_INCLUDES = 4
 _MAX_SEGMENTS = 4096
@@ -79,10 +81,13 @@ class Library:
     Args:
         host: the file on this host, without links.
         target: its path in the new root, relative.
+        folder: where on this host it was found, links not followed; None where it wasn't searched
+            for.
     """
 
     host: Path
     target: str
+    folder: Path | None = None
 
 
 def is_elf(path: Path) -> bool:
@@ -155,6 +160,14 @@ def _identity(head: bytes) -> tuple[int, int]:
         return 0, 0
     machine = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
     return machine, {1: 32, 2: 64}.get(head[4], 0)
+
+
+def host_needs() -> ElfNeeds:
+    """What a file for this host that needs nothing asks for."""
+    machine = {"x86_64": 62, "aarch64": 183}.get(os.uname().machine, 0)
+    return ElfNeeds(
+        machine=machine, bits=64, interpreter="", soname="", needed=(), rpath=(), runpath=None
+    )
 
 
 def _segments(elf: ELFFile) -> Iterator[Segment]:
@@ -277,8 +290,27 @@ class LibrarySearch:
             host = self._fitting(folder.host / name, needs)
             if host is not None:
                 target = default if folder.target is None else folder.target
-                return Library(host=host, target=posixpath.join(target, name))
+                place = posixpath.join(target, name)
+                return Library(host=host, target=place, folder=folder.host)
         return None
+
+    def variants(self, library: Library, needs: ElfNeeds) -> tuple[Library, ...]:
+        """The same library for processors that can do more, which the loader prefers there.
+
+        Args:
+            library: as it was found.
+            needs: of the file that needs it.
+        """
+        if library.folder is None:
+            return ()
+        base, _, name = library.target.rpartition("/")
+        found = []
+        for features in _FEATURES.get(needs.machine, ()):
+            below = f"glibc-hwcaps/{features}"
+            host = self._fitting(library.folder / below / name, needs)
+            if host is not None:
+                found.append(Library(host=host, target=f"{base}/{below}/{name}"))
+        return tuple(found)
 
     def loader(self, needs: ElfNeeds) -> Library | None:
         """The loader that a program names, if it is one of this host's own."""

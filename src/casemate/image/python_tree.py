@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 import casemate
 from casemate.errors import UsageError
 from casemate.image.bom.grammar import PythonItem
+from casemate.image.python_packages import VERSION, with_packages
 
 _HASH_BASED_UNCHECKED = (1).to_bytes(4, "little")
 _MAX_SOURCE = 16 * 1024 * 1024
@@ -81,7 +82,8 @@ def python_files(item: PythonItem) -> Iterator[PythonFile]:
         UsageError: ``bom.python`` where a distribution or module isn't there or can't be taken,
             ``bom.outside`` where a file of one leads elsewhere.
     """
-    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    version = VERSION
+    item = with_packages(item)
     standard = Path(sysconfig.get_path("stdlib"))
     packages = _packages_folder(standard, version)
     yield PythonFile(

@@ -24,6 +24,7 @@ def read_source(
     keep_owner: bool = False,
     keep_times: bool = False,
     limit: int = DEFAULT_LIMIT,
+    include_dirs: tuple[Path, ...] = (),
 ) -> Assembly:
     """The tree that a source stands for.
 
@@ -35,6 +36,7 @@ def read_source(
             container image's are always kept.
         keep_times: keep their times of change; otherwise all are 0.
         limit: how many bytes a container image's layers may have in all.
+        include_dirs: where a bill's includes are looked for, after its own folder.
 
     Raises:
         UsageError: it isn't there, or what it names isn't.
@@ -47,7 +49,7 @@ def read_source(
         entries = tree_from_directory(path, keep_owner=keep_owner, mtime=None if keep_times else 0)
         return Assembly(entries=entries, why={}, warnings=())
     if path.suffix in _ENDINGS and path.is_file():
-        return assemble(load_bom(path, environment=os.environ))
+        return assemble(load_bom(path, include_dirs=include_dirs, environment=os.environ))
     raise UsageError(
         "image.source",
         f"{source} can't be sealed",

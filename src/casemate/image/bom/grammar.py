@@ -1,26 +1,45 @@
 """The grammar of a bill of materials: YAML to frozen values, every error with file and line.
 
-It is that of Occlum's ``copy_bom``, with the same meaning for the same file, and four sections of
-our own: ``python``, ``users``, ``write`` and ``modules`` (specs/bill-of-materials.md).
+It is that of Occlum's ``copy_bom``, with the same meaning for the same file, and sections and keys
+of our own (specs/bill-of-materials.md).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
+from casemate.errors import UsageError
+from casemate.image.bom.bill_yaml import BillReader, compose, wrong
 
-from casemate.errors import MalformedError, UsageError
-
-_MAX_FILE = 4 * 1024 * 1024
 _MAX_DEPTH = 16
 _MAX_FILES = 256
 _MAX_ID = (1 << 32) - 2  # the last number means "nobody in particular"
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$([A-Za-z_][A-Za-z0-9_]*)")
+_OWNER = re.compile(
+    r"(?:[a-z_][a-z0-9_-]{0,31}|[0-9]{1,10})(?::(?:[a-z_][a-z0-9_-]{0,31}|[0-9]{1,10}))?"
+)
+_LIBRARY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """Whose something is in the new root, and what may be done with it.
+
+    Args:
+        mode: permission bits; None for what follows from the file.
+        owner: name or number of the user, perhaps with ``:`` and the group; empty for root.
+    """
+
+    mode: int | None = None
+    owner: str = ""
+
+    def over(self, other: Attributes) -> Attributes:
+        """These, and where they say nothing, the other's."""
+        mode = other.mode if self.mode is None else self.mode
+        return Attributes(mode=mode, owner=self.owner or other.owner)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +51,7 @@ class FileItem:
         sha256: what its content must be, in hex; empty if anything.
         autodep: whether the libraries that it needs come along.
         rename: another name in the target; empty to keep its own.
+        attributes: mode and owner.
         where: file and line, for messages.
     """
 
@@ -40,16 +60,37 @@ class FileItem:
     sha256: str = ""
     autodep: bool = True
     rename: str = ""
+    attributes: Attributes = Attributes()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderItem:
+    """A folder to make."""
+
+    name: str
+    where: str
+    attributes: Attributes = Attributes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyItem:
-    """Files and folders to copy from one place."""
+    """Files and folders to copy from one place.
+
+    Args:
+        source: the place; empty where each file and folder says for itself.
+        dirs: folders; a trailing slash means their content.
+        files: files.
+        excludes: patterns of what stays out of the folders.
+        attributes: mode of the files and owner of everything, where a file doesn't say otherwise.
+        where: file and line.
+    """
 
     source: str
     dirs: tuple[str, ...]
     files: tuple[FileItem, ...]
     where: str
+    excludes: tuple[str, ...] = ()
+    attributes: Attributes = Attributes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +98,7 @@ class Target:
     """A folder of the new root and what goes there."""
 
     path: str
-    mkdirs: tuple[str, ...]
+    mkdirs: tuple[FolderItem, ...]
     links: tuple[tuple[str, str], ...]
     copies: tuple[CopyItem, ...]
     where: str
@@ -72,6 +113,9 @@ class PythonItem:
         stdlib: ``minimal`` (without tests, Tk, editors) or ``full``.
         distributions: installed distributions to take along, by name.
         packages: the folder where distributions are installed; empty for this environment.
+        requirements: a file of locked requirements, all of which are taken; empty for none.
+        environment: a virtual environment, all of whose distributions are taken unless some are
+            named; empty for none.
         modules: files and folders beside the casemate package, or in it.
         excludes: glob patterns of paths, below the packages' folder or the standard library's,
             that stay out.
@@ -85,6 +129,8 @@ class PythonItem:
     modules: tuple[str, ...]
     excludes: tuple[str, ...]
     where: str
+    requirements: str = ""
+    environment: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,27 +139,38 @@ class WriteItem:
 
     path: str
     content: str
-    mode: int
     where: str
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """A line of ``/etc/passwd``, and the group of the same name."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str = "/"
+    shell: str = "/nonexistent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BillOfMaterials:
     """A bill with everything that it includes, in order: later entries win."""
 
-    excludes: tuple[str, ...] = ()
     targets: tuple[Target, ...] = ()
     pythons: tuple[PythonItem, ...] = ()
-    users: tuple[tuple[str, int, int], ...] = ()
+    users: tuple[User, ...] = ()
     writes: tuple[WriteItem, ...] = ()
+    libraries: tuple[tuple[str, str], ...] = ()
 
     def __add__(self, other: BillOfMaterials) -> BillOfMaterials:
         return BillOfMaterials(
-            excludes=self.excludes + other.excludes,
             targets=self.targets + other.targets,
             pythons=self.pythons + other.pythons,
             users=self.users + other.users,
             writes=self.writes + other.writes,
+            libraries=self.libraries + other.libraries,
         )
 
 
@@ -159,7 +216,7 @@ def _load(
         raise UsageError(
             "bom.unreadable", f"the bill {path} can't be read", field=str(path), got=str(error)
         ) from error
-    top = _Reader(_compose(data, path), str(path), environment)
+    top = BillReader(compose(data, path), str(path), environment)
     included = BillOfMaterials()
     for name, where in top.located_texts("includes"):
         file = _find(name, (path.parent, *include_dirs), where)
@@ -173,18 +230,19 @@ def parse_bom_text(text: bytes, name: str, environment: Mapping[str, str]) -> Bi
     Raises:
         MalformedError, UsageError: as `load_bom`.
     """
-    top = _Reader(_compose(text, Path(name)), name, environment)
+    top = BillReader(compose(text, Path(name)), name, environment)
     top.located_texts("includes")
     return parse_bom(top)
 
 
-def parse_bom(top: _Reader) -> BillOfMaterials:
+def parse_bom(top: BillReader) -> BillOfMaterials:
     """The sections of one bill, ``includes`` apart."""
+    excludes = top.texts("excludes")
     bill = BillOfMaterials(
-        excludes=top.texts("excludes"),
-        targets=tuple(_target(item) for item in top.items("targets")),
+        targets=tuple(_target(item, excludes) for item in top.items("targets")),
         users=tuple(_user(item) for item in top.items("users")),
         writes=tuple(_write(item) for item in top.items("write")),
+        libraries=tuple(_library(*each) for each in top.located_texts("libraries")),
     )
     python = top.optional("python")
     if python is not None:
@@ -193,85 +251,128 @@ def parse_bom(top: _Reader) -> BillOfMaterials:
     return bill
 
 
-def _target(item: _Reader) -> Target:
+def _target(item: BillReader, excludes: tuple[str, ...]) -> Target:
     links = tuple(_link(link) for link in item.items("createlinks"))
     target = Target(
         path=item.text("target"),
-        mkdirs=item.texts("mkdirs"),
+        mkdirs=tuple(_folder(folder) for folder in item.named_items("mkdirs")),
         links=links,
-        copies=tuple(_copy(copy) for copy in item.items("copy")),
+        copies=tuple(_copy(copy, excludes) for copy in item.items("copy")),
         where=item.where,
     )
     item.finish()
     return target
 
 
-def _link(item: _Reader) -> tuple[str, str]:
+def _link(item: BillReader) -> tuple[str, str]:
     link = item.text("src"), item.text("linkname")
     item.finish()
     return link
 
 
-def _user(item: _Reader) -> tuple[str, int, int]:
-    name, uid, gid = item.text("name"), item.number("uid"), item.number("gid")
-    if not _USER.fullmatch(name):
-        raise _wrong(item.where, "name", "a user name of lower-case letters and digits", name)
-    if uid > _MAX_ID or gid > _MAX_ID:
-        raise _wrong(item.where, "uid", f"numbers up to {_MAX_ID}", f"{uid}, {gid}")
+def _folder(item: BillReader) -> FolderItem:
+    folder = FolderItem(name=item.text("name"), attributes=_attributes(item), where=item.where)
     item.finish()
-    return name, uid, gid
+    return folder
 
 
-def _copy(item: _Reader) -> CopyItem:
-    files = []
-    for node, where in item.nodes("files"):
-        if isinstance(node, yaml.ScalarNode):
-            files.append(FileItem(name=item.expand(str(node.value), where), where=where))
-            continue
-        file = _Reader(node, item.file, item.environment)
-        sha256 = file.text("hash", "")
-        if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
-            raise _wrong(file.where, "hash", "64 lower-case hex digits", sha256)
-        files.append(
-            FileItem(
-                name=file.text("name"),
-                sha256=sha256,
-                autodep=file.flag("autodep", default=True),
-                rename=file.text("rename", ""),
-                where=file.where,
-            )
-        )
-        file.finish()
+def _attributes(item: BillReader) -> Attributes:
+    owner = item.text("owner", "")
+    if owner and not _OWNER.fullmatch(owner):
+        raise wrong(item.where, "owner", "USER or USER:GROUP, names or numbers", owner)
+    if any(part.isdigit() and int(part) > _MAX_ID for part in owner.split(":")):
+        raise wrong(item.where, "owner", f"numbers up to {_MAX_ID}", owner)
+    return Attributes(mode=item.mode("mode", None), owner=owner)
+
+
+def _library(name: str, where: str) -> tuple[str, str]:
+    if not _LIBRARY.fullmatch(name):
+        raise wrong(where, "libraries", "the name of a library, without a folder", name)
+    return name, where
+
+
+def _user(item: BillReader) -> User:
+    user = User(
+        name=item.text("name"),
+        uid=item.number("uid"),
+        gid=item.number("gid"),
+        home=item.text("home", "/"),
+        shell=item.text("shell", "/nonexistent"),
+    )
+    if not _USER.fullmatch(user.name):
+        raise wrong(item.where, "name", "a user name of lower-case letters and digits", user.name)
+    if user.uid > _MAX_ID or user.gid > _MAX_ID:
+        raise wrong(item.where, "uid", f"numbers up to {_MAX_ID}", f"{user.uid}, {user.gid}")
+    for name, value in (("home", user.home), ("shell", user.shell)):
+        if not value.startswith("/") or ":" in value or not value.isprintable():
+            raise wrong(item.where, name, "an absolute path without ':'", value)
+    item.finish()
+    return user
+
+
+def _copy(item: BillReader, excludes: tuple[str, ...]) -> CopyItem:
+    source, attributes = item.text("from", ""), _attributes(item)
     copy = CopyItem(
-        source=item.text("from", ""), dirs=item.texts("dirs"), files=tuple(files), where=item.where
+        source=source,
+        dirs=item.texts("dirs"),
+        files=tuple(_file(file) for file in item.named_items("files")),
+        excludes=excludes,
+        attributes=attributes,
+        where=item.where,
     )
     item.finish()
+    if not copy.dirs and not copy.files:  # the folder itself, as copy_bom has it
+        if not source:
+            raise wrong(item.where, "copy", "from, dirs or files", "none of them")
+        copy = replace(copy, dirs=("./",))
     return copy
 
 
-def _python(item: _Reader) -> PythonItem:
+def _file(item: BillReader) -> FileItem:
+    sha256 = item.text("hash", "")
+    if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise wrong(item.where, "hash", "64 hex digits", sha256)
+    file = FileItem(
+        name=item.text("name"),
+        sha256=sha256.lower(),
+        autodep=item.flag("autodep", default=True),
+        rename=item.text("rename", ""),
+        attributes=_attributes(item),
+        where=item.where,
+    )
+    item.finish()
+    return file
+
+
+def _python(item: BillReader) -> PythonItem:
     stdlib = item.text("stdlib", "minimal")
     if stdlib not in {"minimal", "full"}:
-        raise _wrong(item.where, "stdlib", "minimal or full", stdlib)
+        raise wrong(item.where, "stdlib", "minimal or full", stdlib)
     python = PythonItem(
         interpreter=item.text("interpreter", "auto"),
         stdlib=stdlib,
         distributions=item.texts("distributions"),
         packages=item.text("packages", ""),
+        requirements=item.text("requirements", ""),
+        environment=item.text("environment", ""),
         modules=item.texts("modules"),
         excludes=item.texts("excludes"),
         where=item.where,
     )
+    if sum(map(bool, (python.packages, python.requirements, python.environment))) > 1:
+        raise wrong(
+            item.where, "python", "one of packages, requirements and environment", "several"
+        )
     item.finish()
     return python
 
 
-def _write(item: _Reader) -> WriteItem:
-    mode = item.text("mode", "0644")
-    if not re.fullmatch(r"0?[0-7]{3,4}", mode):
-        raise _wrong(item.where, "mode", "octal digits", mode)
+def _write(item: BillReader) -> WriteItem:
     write = WriteItem(
-        path=item.text("path"), content=item.text("content"), mode=int(mode, 8), where=item.where
+        path=item.text("path"),
+        content=item.text("content"),
+        attributes=_attributes(item).over(Attributes(mode=0o644)),
+        where=item.where,
     )
     item.finish()
     return write
@@ -287,148 +388,4 @@ def _find(name: str, folders: tuple[Path, ...], where: str) -> Path:
         field="includes",
         expected=" or ".join(str(folder / name) for folder in folders),
         remedy="Put it into the folder of the bill that includes it.",
-    )
-
-
-class _WithoutAliases(yaml.SafeLoader):
-    """YAML without references to itself, by which a small file can stand for a vast one."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias, which bills do without")
-        return super().compose_node(parent, index)
-
-
-def _compose(data: bytes, path: Path) -> yaml.Node:
-    if len(data) > _MAX_FILE:
-        raise _wrong(str(path), "size", f"at most {_MAX_FILE} bytes", f"{len(data)} bytes")
-    try:
-        # Nodes, not objects: they know their lines, and no tag makes anything of them.
-        node = yaml.compose(data.decode("utf-8"), Loader=_WithoutAliases)
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        raise _wrong(str(path), "YAML", "YAML in UTF-8", " ".join(str(error).split())) from error
-    if node is None:
-        raise _wrong(str(path), "YAML", "a map", "an empty document")
-    return node
-
-
-@dataclass(slots=True)
-class _Reader:
-    """A YAML map whose fields are taken one by one; what is left at the end is an error."""
-
-    node: yaml.Node
-    file: str
-    environment: Mapping[str, str]
-    where: str = field(init=False)
-    _fields: dict[str, yaml.Node] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.where = self._line(self.node)
-        if not isinstance(self.node, yaml.MappingNode):
-            raise _wrong(self.where, "entry", "a map", _kind(self.node))
-        self._fields = {}
-        for key, value in self.node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.value in self._fields:
-                raise _wrong(self._line(key), "key", "keys that differ", ascii(key.value)[:80])
-            self._fields[key.value] = value
-
-    def _line(self, node: yaml.Node) -> str:
-        return f"{self.file}:{node.start_mark.line + 1}"
-
-    def expand(self, text: str, where: str) -> str:
-        _check_text(text, where)
-
-        def value(match: re.Match[str]) -> str:
-            name = match[1] or match[2]
-            if name not in self.environment:
-                raise UsageError(
-                    "bom.variable",
-                    f"{where}: the environment variable {name} is not set",
-                    field=name,
-                    expected="a value",
-                    got="nothing",
-                    remedy=f"Set it: {name}=… casemate image …",
-                )
-            return self.environment[name]
-
-        expanded = _VARIABLE.sub(value, text)
-        _check_text(expanded, where)
-        return expanded
-
-    def text(self, name: str, default: str | None = None) -> str:
-        node = self._fields.pop(name, None)
-        if node is None and default is not None:
-            return default
-        if not isinstance(node, yaml.ScalarNode):
-            raise _wrong(self.where, name, "text", "nothing" if node is None else _kind(node))
-        if name == "content":  # is text for somebody else: its dollars are not ours
-            _check_text(node.value, self._line(node))
-            return str(node.value)
-        return self.expand(str(node.value), self._line(node))
-
-    def number(self, name: str) -> int:
-        text = self.text(name)
-        if not re.fullmatch(r"[0-9]{1,10}", text):
-            raise _wrong(self.where, name, "a number", text)
-        return int(text)
-
-    def flag(self, name: str, *, default: bool) -> bool:
-        text = self.text(name, "true" if default else "false").lower()
-        if text not in {"true", "false"}:
-            raise _wrong(self.where, name, "true or false", text)
-        return text == "true"
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        return tuple(text for text, _ in self.located_texts(name))
-
-    def located_texts(self, name: str) -> list[tuple[str, str]]:
-        texts = []
-        for node, where in self.nodes(name):
-            if not isinstance(node, yaml.ScalarNode):
-                raise _wrong(where, name, "text", _kind(node))
-            texts.append((self.expand(str(node.value), where), where))
-        return texts
-
-    def nodes(self, name: str) -> list[tuple[yaml.Node, str]]:
-        node = self._fields.pop(name, None)
-        if node is None or (isinstance(node, yaml.ScalarNode) and node.value in {"", "null", "~"}):
-            return []
-        if not isinstance(node, yaml.SequenceNode):
-            raise _wrong(self._line(node), name, "a list", _kind(node))
-        return [(item, self._line(item)) for item in node.value]
-
-    def items(self, name: str) -> list[_Reader]:
-        return [_Reader(node, self.file, self.environment) for node, _ in self.nodes(name)]
-
-    def optional(self, name: str) -> _Reader | None:
-        node = self._fields.pop(name, None)
-        return None if node is None else _Reader(node, self.file, self.environment)
-
-    def finish(self) -> None:
-        if self._fields:
-            name, node = next(iter(self._fields.items()))
-            name = ascii(name)[1:-1][:80]
-            raise _wrong(self._line(node), name, "a key that the grammar knows", name)
-
-
-def _check_text(text: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise _wrong(where, "text", "text that UTF-8 can express", ascii(text)) from error
-    if "\0" in text:
-        raise _wrong(where, "text", "text without NUL", ascii(text))
-
-
-def _kind(node: yaml.Node) -> str:
-    return type(node).__name__.removesuffix("Node").lower()
-
-
-def _wrong(where: str, field_name: str, expected: str, got: str) -> MalformedError:
-    return MalformedError(
-        "bom.malformed",
-        f"{where}: the bill of materials is wrong at {field_name}",
-        field=field_name,
-        expected=expected,
-        got=got[:400],
     )

@@ -3,11 +3,13 @@
 import hashlib
 import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tests.support.elf_files import elf
+from tests.support.elf_files import MACHINE, elf
 
 from casemate.errors import MalformedError, UsageError
 from casemate.image.bom import assemble
@@ -236,3 +238,131 @@ def test_the_model_servers_root_says_nothing_of_this_machine(model_server):
             content = entry.source
         if content[:4] != b"\x7fELF":
             assert not [place for place in told if place in content], entry.path
+
+
+def test_excludes_hold_for_their_own_bill_alone(tmp_path, supply):
+    here = supply(d__a_tmp=b"", d__b=b"")
+    (tmp_path / "lower.yaml").write_text(
+        "excludes: ['*_tmp']\n" + copy(here, "dirs: [d]", target="/l")
+    )
+    (tmp_path / "upper.yaml").write_text(
+        "includes: [lower.yaml]\n" + copy(here, "dirs: [d]", target="/u")
+    )
+    paths = {entry.path for entry in read_source(str(tmp_path / "upper.yaml")).entries}
+    assert paths == {"l", "l/d", "l/d/b", "u", "u/d", "u/d/a_tmp", "u/d/b"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"),
+    [
+        ("x", {"d", "d/b.c", "d/s", "d/s/b.c", "d/s/d"}),
+        ("*.c", {"d", "d/x", "d/s", "d/s/d", "d/s/d/x"}),
+        ("/d/*.c", {"d", "d/x", "d/s", "d/s/b.c", "d/s/d", "d/s/d/x"}),
+        ("s/*.c", {"d", "d/b.c", "d/x", "d/s", "d/s/d", "d/s/d/x"}),
+        ("d/**/x", {"d", "d/b.c", "d/x", "d/s", "d/s/b.c", "d/s/d"}),
+        ("s/", {"d", "d/b.c", "d/x"}),
+        ("x/", {"d", "d/b.c", "d/x", "d/s", "d/s/b.c", "d/s/d", "d/s/d/x"}),
+        ("[!a].c", {"d", "d/x", "d/s", "d/s/d", "d/s/d/x"}),
+        ("/d/s/***", {"d", "d/b.c", "d/x"}),
+        ("?.?", {"d", "d/x", "d/s", "d/s/d", "d/s/d/x"}),
+        ("b\\.c", {"d", "d/b.c", "d/x", "d/s", "d/s/b.c", "d/s/d", "d/s/d/x"}),
+    ],
+)
+def test_patterns_of_excludes_mean_what_they_mean_to_rsync(tmp_path, pattern, left):
+    for name in ("d/b.c", "d/x", "d/s/b.c", "d/s/d/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    entries = tree(
+        assembled(f"excludes: ['{pattern}']\n" + copy(tmp_path, "dirs: [d]", target="/"))
+    )
+    assert set(entries) == left
+    rsync = shutil.which("rsync")
+    if rsync:
+        listed = subprocess.run(
+            [rsync, "-an", "--out-format=%n", f"--exclude={pattern}", tmp_path / "d", "/nowhere"],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        assert {line.rstrip("/") for line in listed.splitlines()} == set(entries)
+
+
+def test_what_a_link_out_of_a_copied_folder_means_is_copied_where_it_may_be(supply, tmp_path):
+    here = supply(d__a=b"A", other__b=b"B", outside=b"")
+    (here / "d/inside").symlink_to("a")
+    (here / "d/sibling").symlink_to("../other/b")
+    (here / "d/folder").symlink_to("../other")
+    (here / "d/system").symlink_to("/usr/bin/env")
+    (tmp_path / "private").write_text("secret")
+    (here / "d/private").symlink_to(tmp_path / "private")
+    (here / "other/round").symlink_to("../d")
+    assembly = assembled(copy(here, "dirs: [d]"))
+    entries = tree(assembly)
+    assert entries["srv/d/inside"].target == "a"
+    assert entries["srv/d/sibling"].source == here / "other/b"
+    assert entries["srv/d/folder/b"].source == here / "other/b"
+    assert entries["srv/d/system"].kind is EntryKind.FILE
+    assert entries["srv/d/private"].target == str(tmp_path / "private")
+    assert "srv/d/folder/round/a" in entries, "followed, but not for ever"
+    assert any("d/private" in warning for warning in assembly.warnings)
+
+
+def test_owners_and_modes(supply):
+    here = supply(d__a=b"", b=b"", c=b"")
+    text = (
+        "users: [{name: server, uid: 7, gid: 8, home: /srv, shell: /bin/sh}]\n"
+        "write: [{path: w, content: '', owner: server}]\n"
+        "targets: [{target: /srv, mkdirs: [{name: m, mode: '2750', owner: 'server:9'}], copy: ["
+        f"{{from: {here}, owner: server, mode: '0640', dirs: [d], "
+        "files: [b, {name: c, owner: '5', mode: '4755'}]}]}]\n"
+    )
+    entries = tree(assembled(text))
+    assert entries["etc/passwd"].source.endswith(b"server:x:7:8::/srv:/bin/sh\n")
+    found = {
+        path: (entries[path].mode, entries[path].uid, entries[path].gid)
+        for path in ("w", "srv", "srv/m", "srv/d", "srv/d/a", "srv/b", "srv/c")
+    }
+    assert found == {
+        "w": (0o644, 7, 8), "srv": (0o755, 0, 0), "srv/m": (0o2750, 7, 9),
+        "srv/d": (0o755, 7, 8), "srv/d/a": (0o640, 7, 8), "srv/b": (0o640, 7, 8),
+        "srv/c": (0o4755, 5, 5),
+    }  # fmt: skip
+    refused("write: [{path: w, content: '', owner: nobody}]", "bom.owner")
+
+
+def test_folders_are_found_by_pattern_too(supply):
+    here = supply(a1__x=b"", a2__y=b"", a3=b"", deep__er__z_txt=b"")
+    assert set(tree(assembled(copy(here, "dirs: ['a*/']")))) == {"srv", "srv/x", "srv/y"}
+    assert "srv/z_txt" in tree(assembled(copy(here, "files: ['**/*_txt']")))
+    refused(copy(here, "dirs: ['c*']"), "bom.missing")
+
+
+def test_libraries_for_better_processors_come_along(supply):
+    here = supply(
+        tool=elf(needed=["liba.so"], runpath="$ORIGIN/lib"),
+        lib__liba_so=elf(),
+    )
+    for level in ("x86-64-v2", "x86-64-v3", "x86-64-v9"):
+        (here / f"lib/glibc-hwcaps/{level}").mkdir(parents=True)
+        (here / f"lib/glibc-hwcaps/{level}/liba.so").write_bytes(
+            elf(needed=["libb.so"], runpath="$ORIGIN")
+        )
+        (here / f"lib/glibc-hwcaps/{level}/libb.so").write_bytes(elf())
+    if MACHINE != 62:
+        pytest.skip("these subfolders are x86-64's")
+    entries = tree(assembled(copy(here, "files: [tool]")))
+    below = "srv/lib/glibc-hwcaps"
+    assert {path for path in entries if path.endswith(".so")} == {
+        "srv/lib/liba.so", f"{below}/x86-64-v2/liba.so", f"{below}/x86-64-v3/liba.so",
+        f"{below}/x86-64-v2/libb.so", f"{below}/x86-64-v3/libb.so",
+    }  # fmt: skip
+
+
+def test_what_the_c_library_loads_by_name_comes_by_rule():
+    assembly = assembled(copy("/bin", "files: [sh]", target="/bin"))
+    (path,) = [path for path in tree(assembly) if path.endswith("/libgcc_s.so.1")]
+    assert assembly.why[path].startswith("rule: ")
+
+
+def test_a_library_that_nothing_names_is_named_by_the_bill():
+    (name,) = [entry.name for entry in Path("/usr/lib").glob("*/libm.so.6")][:1] or ["libm.so.6"]
+    assert any(path.endswith(name) for path in tree(assembled(f"libraries: [{name}]")))
+    assert "bill.yaml:1" in refused("libraries: [libabsent.so.7]", "bom.library").message

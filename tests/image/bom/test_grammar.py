@@ -4,21 +4,22 @@ import pytest
 
 from casemate.errors import MalformedError, UsageError
 from casemate.image.bom import load_bom
-from casemate.image.bom.grammar import FileItem, parse_bom_text
+from casemate.image.bom.grammar import Attributes, FileItem, User, parse_bom_text
 
 WHOLE = b"""
 excludes: ["*.tmp"]
 targets:
   - target: /srv
-    mkdirs: [a, b/c]
+    mkdirs: [a, {name: b/c, mode: "0700", owner: server}]
     createlinks:
       - {src: ../a, linkname: link}
     copy:
       - from: ${HERE}/in
+        owner: "7:8"
         dirs: [data/]
         files:
           - plain
-          - {name: named, hash: "%b", autodep: false, rename: other}
+          - {name: named, hash: "%b", autodep: false, rename: other, mode: "0640"}
 python:
   stdlib: full
   packages: $HERE/site
@@ -27,6 +28,8 @@ python:
   excludes: [numpy/f2py/*]
 users:
   - {name: server, uid: 1000, gid: 100}
+  - {name: other, uid: 5, gid: 6, home: /home, shell: /bin/sh}
+libraries: [libfoo.so.1]
 write:
   - {path: /etc/motto, content: "costs $5\\n", mode: "0600"}
 """ % (b"ab" * 32)
@@ -38,25 +41,32 @@ def parse(text, **environment):
 
 def test_every_key_is_understood():
     bill = parse(WHOLE, HERE="/here")
-    assert bill.excludes == ("*.tmp",)
     (target,) = bill.targets
-    assert (target.path, target.mkdirs) == ("/srv", ("a", "b/c"))
+    assert (target.path, [each.name for each in target.mkdirs]) == ("/srv", ["a", "b/c"])
+    assert target.mkdirs[1].attributes == Attributes(mode=0o700, owner="server")
     assert target.links == (("../a", "link"),)
     (copy,) = target.copies
     assert (copy.source, copy.dirs, copy.where) == ("/here/in", ("data/",), "bill.yaml:9")
+    assert (copy.excludes, copy.attributes) == (("*.tmp",), Attributes(owner="7:8"))
     assert copy.files == (
-        FileItem(name="plain", where="bill.yaml:12"),
+        FileItem(name="plain", where="bill.yaml:13"),
         FileItem(
-            name="named", sha256="ab" * 32, autodep=False, rename="other", where="bill.yaml:13"
+            name="named", sha256="ab" * 32, autodep=False, rename="other", where="bill.yaml:14",
+            attributes=Attributes(mode=0o640),
         ),
-    )
+    )  # fmt: skip
     (python,) = bill.pythons
     assert (python.interpreter, python.stdlib, python.packages) == ("auto", "full", "/here/site")
     assert (python.distributions, python.modules) == (("numpy",), ("casemate/errors",))
     assert python.excludes == ("numpy/f2py/*",)
-    assert bill.users == (("server", 1000, 100),)
+    assert bill.users == (
+        User(name="server", uid=1000, gid=100),
+        User(name="other", uid=5, gid=6, home="/home", shell="/bin/sh"),
+    )
+    assert bill.libraries == (("libfoo.so.1", "bill.yaml:24"),)
     (write,) = bill.writes
-    assert (write.path, write.content, write.mode) == ("/etc/motto", "costs $5\n", 0o600)
+    assert (write.path, write.content) == ("/etc/motto", "costs $5\n")
+    assert write.attributes.mode == 0o600
 
 
 @pytest.mark.parametrize(
@@ -67,6 +77,14 @@ def test_every_key_is_understood():
         (b"targets:\n  - target: /\n    copy: [{files: [{name: a, hsah: b}]}]", 3, "hsah"),
         (b"targets: [{target: /, createlinks: [{src: a, linkname: b, x: y}]}]", 1, "x"),
         (b"users: [{name: a, uid: 1, gid: 1, shell: sh}]", 1, "shell"),
+        (b"users: [{name: a, uid: 1, gid: 1, home: '/a:b'}]", 1, "home"),
+        (b"users: [{name: a, uid: 1, gid: 1, home: \"/a\\nb\"}]", 1, "home"),
+        (b"users: [{name: a, uid: 1, gid: 1, groups: b}]", 1, "groups"),
+        (b"libraries: [a/b.so]", 1, "libraries"),
+        (b"targets: [{target: /, mkdirs: [{name: a, owner: 'a b'}]}]", 1, "owner"),
+        (b"targets: [{target: /, mkdirs: [{name: a, owner: '0:4294967295'}]}]", 1, "owner"),
+        (b"targets: [{target: /, copy: [{owner: a}]}]", 1, "copy"),
+        (b"python: {packages: a, environment: b}", 1, "python"),
         (b"users: [{name: 'a:b', uid: 1, gid: 1}]", 1, "name"),
         (b"users: [{name: \"a\\nroot\", uid: 1, gid: 1}]", 1, "name"),
         (b"users: [{name: a, uid: 4294967295, gid: 1}]", 1, "uid"),
@@ -105,7 +123,7 @@ def test_what_is_no_plain_yaml_is_malformed(text):
 
 
 def test_a_tag_makes_nothing_but_text():
-    assert parse(b"excludes: [!!python/name:os.system x]").excludes == ("x",)
+    assert parse(b"libraries: [!!python/name:os.system x]").libraries == (("x", "bill.yaml:1"),)
     with pytest.raises(MalformedError):
         parse(b"excludes: !!python/object/apply:os.system ['exit 1', [x]]")
 
@@ -115,6 +133,28 @@ def test_a_variable_that_is_not_set_is_named():
         parse(b"\nexcludes: [$HERE]")
     assert (caught.value.code, caught.value.field) == ("bom.variable", "HERE")
     assert "bill.yaml:2" in caught.value.message
+
+
+def test_variables_may_have_a_default_and_a_dollar_may_be_meant():
+    text = b"targets: [{target: '${HERE:-/else}', mkdirs: ['${HERE:-}x', $$HERE]}]"
+    for environment, expected in (
+        ({}, ["/else", "x", "$HERE"]),
+        ({"HERE": "h"}, ["h", "hx", "$HERE"]),
+    ):
+        (target,) = parse(text, **environment).targets
+        assert [target.path, *(each.name for each in target.mkdirs)] == expected
+
+
+def test_a_copy_of_nothing_in_particular_is_of_all():
+    (target,) = parse(b"targets: [{target: /, copy: [{from: /a}, {from: /b, dirs: }]}]").targets
+    assert [copy.dirs for copy in target.copies] == [("./",), ("./",)]
+
+
+def test_a_hash_may_have_either_case():
+    (target,) = parse(
+        b"targets: [{target: /, copy: [{files: [{name: a, hash: %b}]}]}]" % (b"AB" * 32)
+    ).targets
+    assert target.copies[0].files[0].sha256 == "ab" * 32
 
 
 @pytest.fixture
@@ -133,17 +173,17 @@ def load(path, **more):
 
 def test_includes_come_first_and_each_once(folder, tmp_path):
     here = folder(
-        a="includes: [b.yaml, c.yaml]\nexcludes: [a]",
-        b="includes: [d.yaml]\nexcludes: [b]",
-        c="includes: [d.yaml]\nexcludes: [c]",
-        d="excludes: [d]",
+        a="includes: [b.yaml, c.yaml]\nlibraries: [a]",
+        b="includes: [d.yaml]\nlibraries: [b]",
+        c="includes: [d.yaml]\nlibraries: [c]",
+        d="libraries: [d]",
     )
-    assert load(here / "a.yaml").excludes == ("d", "b", "c", "a")
+    assert [name for name, _ in load(here / "a.yaml").libraries] == ["d", "b", "c", "a"]
     (tmp_path / "more").mkdir()
     (here / "d.yaml").rename(tmp_path / "more/d.yaml")
     with pytest.raises(UsageError, match="nowhere to be found"):
         load(here / "a.yaml")
-    assert load(here / "a.yaml", include_dirs=(tmp_path / "more",)).excludes[0] == "d"
+    assert load(here / "a.yaml", include_dirs=(tmp_path / "more",)).libraries[0][0] == "d"
 
 
 def test_includes_end(folder):

@@ -1,0 +1,75 @@
+"""``casemate image copy`` and ``doctor``: what a source amounts to, before it is sealed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+from casemate.image.bom.doctor import examine
+from casemate.image.copying import copy_tree
+from casemate.project.sources import read_source
+
+include_dirs = click.option(
+    "-i",
+    "--include-dir",
+    "include_dirs",
+    type=click.Path(file_okay=False, path_type=Path),
+    multiple=True,
+    help="Where included bills are looked for, after the bill's own folder. Repeatable.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
+
+
+@click.command(epilog="Example:  casemate image copy server.yaml image --dry-run")
+@click.argument("source")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
+@include_dirs
+@_json
+def copy(
+    source: str, folder: Path, dry_run: bool, include_dirs: tuple[Path, ...], as_json: bool
+) -> None:
+    """Copy the tree of SOURCE into FOLDER: only what has changed there since the last time.
+
+    SOURCE is what `casemate image seal` takes. What FOLDER has beyond it stays. To seal a bill no
+    copy is needed; a copy is for looking at, and for tools that want a folder.
+    """
+    tree = read_source(source, include_dirs=include_dirs)
+    for warning in tree.warnings:
+        click.echo(f"casemate: warning: {warning}", err=True)
+    done, size = 0, 0
+    for step in copy_tree(tree.entries, folder, dry_run=dry_run):
+        done, size = done + 1, size + step.size
+        if dry_run and not as_json:
+            click.echo(f"{step.action.value:<8} {step.kind.value:<9} {step.size:>12} {step.path}")
+        elif dry_run:
+            click.echo(json.dumps(dataclasses.asdict(step)))
+    if not dry_run and as_json:
+        click.echo(json.dumps({"folder": str(folder), "changed": done, "written": size}))
+    would = "would be " if dry_run else ""
+    summary = f"{done} of {len(tree.entries)} entries {would}changed, {size} bytes {would}written"
+    click.echo(summary, err=True)
+
+
+@click.command(epilog="Example:  casemate image doctor server.yaml")
+@click.argument("source")
+@include_dirs
+@_json
+def doctor(source: str, include_dirs: tuple[Path, ...], as_json: bool) -> None:
+    """List what is probably missing from the tree of SOURCE, by rules and by reading alone.
+
+    Libraries that are loaded by name, interpreters of scripts, Python modules, certificates,
+    accounts, name services, locales, time zones, links to nothing. A finding may be meant.
+    """
+    findings = examine(read_source(source, include_dirs=include_dirs))
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(each) for each in findings]))
+        return
+    for each in findings:
+        asked = f" (asked for by {each.path})" if each.path else ""
+        click.echo(f"{each.what.value}: {each.name}{asked}\n    {each.remedy}")
+    if not findings:
+        click.echo("nothing seems to be missing", err=True)

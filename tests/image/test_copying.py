@@ -1,0 +1,102 @@
+"""Trees copied into folders, and only what has changed."""
+
+import os
+
+import pytest
+
+from casemate.errors import UsageError
+from casemate.image.copying import Action, copy_tree
+from casemate.image.tree import EntryKind, TreeEntry
+
+
+def file(path, source, mode=0o644, **more):
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    return TreeEntry(path=path, kind=EntryKind.FILE, mode=mode, size=size, source=source, **more)
+
+
+def steps(entries, folder, **options):
+    return [(step.action.value, step.path) for step in copy_tree(entries, folder, **options)]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(b"content")
+    os.utime(source, ns=(1, 123_456_789))
+    return [
+        file("d/host", source, 0o640), file("d/own", b"own"), file("program", b"#!", 0o755),
+        TreeEntry(path="d/same", kind=EntryKind.HARDLINK, mode=0o640, target="d/host"),
+        TreeEntry(path="link", kind=EntryKind.SYMLINK, mode=0o777, target="d/own"),
+    ]  # fmt: skip
+
+
+def test_what_is_copied_and_then_left_alone(tmp_path, tree):
+    folder = tmp_path / "image"
+    assert [path for _, path in steps(tree, folder)] == [
+        "d", "d/host", "d/own", "d/same", "link", "program"
+    ]  # fmt: skip
+    assert (folder / "d/host").read_bytes() == b"content"
+    assert (folder / "d/host").stat().st_mtime_ns == 123_456_789
+    assert (folder / "d/host").stat().st_mode & 0o7777 == 0o640
+    assert (folder / "d/same").samefile(folder / "d/host")
+    assert (folder / "link").read_bytes() == b"own"
+    assert steps(tree, folder) == []
+
+
+def test_only_what_changed_is_written_and_other_files_stay(tmp_path, tree):
+    folder = tmp_path / "image"
+    steps(tree, folder)
+    (folder / "stranger").write_text("stays")
+    (folder / "d/own").write_bytes(b"OWN")
+    (tmp_path / "source").write_bytes(b"CONTENT")
+    (folder / "program").chmod(0o700)
+    assert steps(tree, folder, dry_run=True) == steps(tree, folder)
+    assert steps(tree, folder) == []
+    assert (folder / "d/host").read_bytes() == b"CONTENT"
+    assert (folder / "d/own").read_bytes() == b"own"
+    assert (folder / "program").stat().st_mode & 0o777 == 0o755
+    assert (folder / "stranger").exists()
+
+
+def test_a_dry_run_writes_nothing(tmp_path, tree):
+    assert len(steps(tree, tmp_path / "image", dry_run=True)) == 6
+    assert not (tmp_path / "image").exists()
+
+
+def test_nothing_is_written_through_a_link_that_lies_there(tmp_path, tree):
+    folder, outside = tmp_path / "image", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "own").write_text("mine")
+    folder.mkdir()
+    (folder / "d").symlink_to(outside)
+    (folder / "program").symlink_to(outside / "new")
+    done = steps(tree, folder)
+    assert ("replace", "d") in done
+    assert ("replace", "program") in done
+    assert sorted(path.name for path in outside.iterdir()) == ["own"]
+    assert (outside / "own").read_text() == "mine"
+    assert (folder / "d").is_dir()
+
+
+def test_a_kind_may_change(tmp_path, tree):
+    folder = tmp_path / "image"
+    (folder / "program/below").mkdir(parents=True)
+    (folder / "d").write_text("a file")
+    actions = {path: action for action, path in steps(tree, folder)}
+    assert (actions["program"], actions["d"]) == (Action.REPLACE, Action.REPLACE)
+    assert (folder / "program").read_bytes() == b"#!"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_owners(tmp_path):
+    entry = file("a", b"", 0o4755, uid=7, gid=8)
+    steps([entry], tmp_path / "image")
+    info = (tmp_path / "image/a").stat()
+    assert (info.st_uid, info.st_gid, info.st_mode & 0o7777) == (7, 8, 0o4755)
+
+
+def test_a_folder_that_can_not_be_written(tmp_path, tree):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError) as caught:
+        steps(tree, tmp_path / "file/image")
+    assert caught.value.code == "image.destination"
