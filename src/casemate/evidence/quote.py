@@ -107,12 +107,14 @@ class Quote:
         version: 3, 4 or 5.
         report: of an enclave or a trust domain.
         data: the quote's own bytes, without what follows them.
+        signature_start: where its signature data begins in them; it goes to their end.
         tail: how many bytes followed; they mean nothing and are never looked at.
     """
 
     version: int
     report: SgxReport | TdReport
     data: bytes
+    signature_start: int
     tail: int
 
 
@@ -150,9 +152,12 @@ def parse_quote(data: bytes) -> Quote:
     signature = r.uint(4, "signature length")
     if not 0 < signature <= _MAX_SIGNATURE:
         raise _malformed("signature length", f"1 to {_MAX_SIGNATURE}", str(signature))
+    start = len(data) - r.remaining
     r.take(signature, "signature data")
-    end = len(data) - r.remaining
-    return Quote(version=version, report=report, data=data[:end], tail=r.remaining)
+    return Quote(
+        version=version, report=report, data=data[: start + signature], signature_start=start,
+        tail=r.remaining,
+    )  # fmt: skip
 
 
 def _body_size(r: ByteReader, version: int, tee: int) -> int:

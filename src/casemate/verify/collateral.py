@@ -92,7 +92,7 @@ def check_intel_document(
         MalformedError: ``collateral.form``. NotGenuineError: ``collateral.*``.
         UnavailableError: ``collateral.outdated``.
     """
-    text, signature = _parts(body, name)  # 1
+    text, signature = split_intel_document(body, name)  # 1
     certificates = load_certificates(chain, what=f"{name} issuer chain")
     verify_chain(certificates, roots=roots, at=at, what="collateral")  # 2
     _require_signer(certificates)
@@ -100,7 +100,7 @@ def check_intel_document(
     document = MapReader(decode_json(text.encode(), what=name, max_size=MAX_SIZE), what=name)
     for field, wanted in fields.items():  # 3
         if (got := document.take(field, str)).lower() != wanted.lower():
-            raise _another(f"{name}.{field}", wanted, got)
+            raise another(f"{name}.{field}", wanted, got)
     validity = Validity(
         start=_time(document, "issueDate"),
         end=_time(document, "nextUpdate"),
@@ -144,9 +144,9 @@ def check_revocation_list(
             remedy="Ask the vendor's own service.",
         )
     if (got := common_name(chain[0])) != issuer:  # 3
-        raise _another("revocation list", issuer, got)
+        raise another("revocation list", issuer, got)
     if parsed.next_update_utc is None:
-        raise _form("revocation list", "a time of the next update", "none")
+        raise form_error("revocation list", "a time of the next update", "none")
     validity = Validity(start=parsed.last_update_utc, end=parsed.next_update_utc)
     require_current(validity, at, "revocation list")  # 4
     return validity
@@ -175,8 +175,14 @@ def common_name(certificate: x509.Certificate) -> str:
     return str(names[0].value) if names else ""
 
 
-def _parts(body: bytes, name: str) -> tuple[str, str]:
-    """The signed text, byte by byte as it came, and the signature."""
+def split_intel_document(body: bytes, name: str) -> tuple[str, str]:
+    """The signed text, byte by byte as it came, and the signature in hex.
+
+    Raises:
+        MalformedError: ``collateral.form``.
+
+    Does not check: the signature.
+    """
     decode_json(body, what=name, max_size=MAX_SIZE)
     text, head = body.decode(), f'{{"{name}":'
     tail = None
@@ -184,8 +190,16 @@ def _parts(body: bytes, name: str) -> tuple[str, str]:
         _, end = json.JSONDecoder().raw_decode(text, len(head))
         tail = _TAIL.match(text, end)
     if tail is None:
-        raise _form(name, f'{head}…,"signature":"128 hex digits"}}', text[:40])
+        raise form_error(name, f'{head}…,"signature":"128 hex digits"}}', text[:40])
     return text[len(head) : tail.start()], tail[1].lower()
+
+
+def validity_of(chain: Sequence[x509.Certificate]) -> Validity:
+    """When all certificates of a chain are valid."""
+    return Validity(
+        start=max(each.not_valid_before_utc for each in chain),
+        end=min(each.not_valid_after_utc for each in chain),
+    )
 
 
 def _require_signer(chain: Sequence[x509.Certificate]) -> None:
@@ -223,11 +237,12 @@ def _time(fields: MapReader, name: str) -> datetime.datetime:
     try:
         moment = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
     except ValueError as error:
-        raise _form(fields.name(name), "a time such as 2025-06-19T10:00:00Z", text) from error
+        raise form_error(fields.name(name), "a time such as 2025-06-19T10:00:00Z", text) from error
     return moment.replace(tzinfo=datetime.UTC)
 
 
-def _another(field: str, expected: str, got: str) -> NotGenuineError:
+def another(field: str, expected: str, got: str) -> NotGenuineError:
+    """Rule 3: the vendor's, and not what was asked for."""
     return NotGenuineError(
         "collateral.another",
         "the service sent something else than it was asked for",
@@ -238,7 +253,8 @@ def _another(field: str, expected: str, got: str) -> NotGenuineError:
     )
 
 
-def _form(field: str, expected: str, got: str) -> MalformedError:
+def form_error(field: str, expected: str, got: str) -> MalformedError:
+    """Rule 1."""
     return MalformedError(
         "collateral.form",
         f"the service's answer isn't what it should be at {field}",

@@ -16,6 +16,7 @@ from __future__ import annotations
 import datetime
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -53,6 +54,39 @@ _PARTS = {
 _SIGNERS = ("vcek", "vlek")
 _COMMON_NAMES = {"vcek": "SEV-VCEK", "vlek": "SEV-VLEK"}
 _INTEGER, _OCTETS, _IA5 = 0x02, 0x04, 0x16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertifiedChip:
+    """What a VCEK says of its chip.
+
+    Args:
+        product: ``Milan``, ``Genoa`` or ``Turin``, without stepping.
+        hardware_id: 64 bytes, of Turin 8.
+        tcb: component to version, as `TcbVersion.parts` names them.
+    """
+
+    product: str
+    hardware_id: bytes
+    tcb: dict[str, int]
+
+
+def certified_chip(leaf: x509.Certificate) -> CertifiedChip:
+    """Read what a VCEK says.
+
+    Raises:
+        MalformedError: ``snp.extension``.
+
+    Does not check: who issued it.
+    """
+    product = _text(leaf, _PRODUCT).split("-")[0]
+    names = [name for name in _PARTS if name != "fmc"]
+    names = ["fmc", *names] if product == "Turin" else names
+    return CertifiedChip(
+        product=product,
+        hardware_id=_octets(leaf, _HARDWARE_ID),
+        tcb={name: _integer(leaf, _PARTS[name]) for name in names},
+    )
 
 
 def verify_snp(

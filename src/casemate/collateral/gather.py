@@ -1,0 +1,286 @@
+"""From evidence to what it is verified with: which parts it needs, and all of them as one.
+
+What evidence says of its platform isn't verified here. A forged one makes somebody ask a vendor
+about a platform that doesn't exist, and nothing else.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from cryptography import x509
+
+from casemate.collateral.amd import AmdChain, AmdCrl, AmdVcek
+from casemate.collateral.intel import (
+    IntelPckCrl,
+    IntelQeIdentity,
+    IntelRootCrl,
+    IntelTcb,
+    collateral_of,
+    quote_parts,
+)
+from casemate.collateral.nvidia import NvidiaRim, manifest_ids
+from casemate.collateral.wanted import Parts, Wanted, part
+from casemate.endorsements.certificates import (
+    load_certificate,
+    load_certificates,
+    load_revocation_lists,
+)
+from casemate.endorsements.collection import Endorsements
+from casemate.endorsements.dcap import DcapCollateral
+from casemate.endorsements.rim import parse_rim
+from casemate.errors import MalformedError, UnavailableError
+from casemate.evidence import Tee
+from casemate.evidence.azure import parse_azure_evidence
+from casemate.evidence.detect import RATLS
+from casemate.evidence.nvidia import parse_nvidia_report
+from casemate.evidence.pck import platform_of
+from casemate.evidence.quote import SgxReport, parse_quote
+from casemate.evidence.ratls import parse_attested_certificate
+from casemate.evidence.snp import SnpReport, parse_snp_report, parse_tcb_version, product_of
+from casemate.verify.collateral import Validity, common_name
+from casemate.verify.snp import CertifiedChip, certified_chip
+
+_TURIN_ID_SIZE = 8
+_PRODUCTS = ("GH100", "GB100", "GB202")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part that was checked.
+
+    Args:
+        wanted: what it is.
+        parts: what came.
+        validity: when it is good.
+        asked: when it came from its service.
+        fetched: whether that was just now.
+        warning: why it couldn't be fetched again, where it should have been.
+    """
+
+    wanted: Wanted
+    parts: Parts
+    validity: Validity
+    asked: datetime.datetime
+    fetched: bool = False
+    warning: str | None = None
+
+
+class Source(Protocol):
+    """Where parts are had from, or why not is said."""
+
+    def get(self, wanted: Wanted) -> Part:
+        """A part that is good now.
+
+        Raises:
+            UnavailableError: ``collateral.*``.
+        """
+
+
+class Store(Protocol):
+    """Where parts may lie."""
+
+    def look(self, wanted: Wanted) -> Part | None:
+        """A part that is good now, if it is there."""
+
+
+def gather(
+    kind: str,
+    data: bytes,
+    *,
+    given: Endorsements,
+    stores: Sequence[Store] = (),
+    source: Source | None = None,
+) -> Endorsements:
+    """What evidence is verified with: what is given, what lies in stores, the rest from a source.
+
+    Args:
+        kind: of the evidence, as `casemate.evidence.detect.detect` names it.
+        data: the evidence.
+        given: what is at hand already, and isn't looked for.
+        stores: the first that has a part is taken.
+        source: of what none has. Without one such a part is missing, as if nobody had looked.
+
+    Raises:
+        MalformedError: the evidence can't be read.
+        UnavailableError: ``collateral.*``.
+    """
+    parts = []
+    for wanted in needs(kind, data, given):
+        found = next(filter(None, (store.look(wanted) for store in stores)), None)
+        if found is None and source is not None:
+            found = source.get(wanted)
+        if found is not None:
+            parts.append(found)
+    return assemble(parts, given=given)
+
+
+def needs(kind: str, data: bytes, given: Endorsements) -> tuple[Wanted, ...]:
+    """Which parts evidence needs that aren't given.
+
+    Args:
+        kind: of the evidence.
+        data: the evidence.
+        given: certificates, collateral and manifests that are at hand.
+
+    Raises:
+        MalformedError: the evidence can't be read.
+        UnavailableError: ``collateral.product``, ``collateral.chip`` where it doesn't say for what
+            to ask.
+    """
+    match kind:
+        case Tee.SGX | Tee.TDX:
+            return _of_quote(data, given)
+        case _ if kind == RATLS:
+            return _of_quote(parse_attested_certificate(data).quote, given)
+        case Tee.SNP:
+            return _of_snp(parse_snp_report(data), given.certificates, given)
+        case Tee.AZURE_TDX:
+            quote = parse_azure_evidence(data).td_quote
+            return _of_quote(quote, given) if quote is not None else ()
+        case Tee.AZURE_SNP:
+            evidence = parse_azure_evidence(data)
+            sent = load_certificates(evidence.vcek, what="vcek") if evidence.vcek else ()
+            report = parse_snp_report(evidence.hcl.hardware_report)
+            return _of_snp(report, (*sent, *given.certificates), given)
+        case Tee.NVIDIA:
+            return _of_nvidia(data, given)
+        case _:
+            return ()
+
+
+def assemble(parts: Iterable[Part], *, given: Endorsements) -> Endorsements:
+    """Parts as endorsements, beside those that are given.
+
+    Args:
+        parts: those that one platform's evidence needs; of Intel's all or none.
+        given: what they are added to.
+
+    Raises:
+        MalformedError: ``collateral.form``, ``endorsements.*``.
+    """
+    certificates: list[x509.Certificate] = []
+    lists: list[x509.CertificateRevocationList] = []
+    rims = []
+    intel: dict[type, Parts] = {}
+    for each in parts:
+        match each.wanted:
+            case AmdVcek():
+                certificates.append(load_certificate(part(each.parts, "body"), what="VCEK"))
+                certificates += load_certificates(part(each.parts, "chain"), what="AMD's chain")
+            case AmdChain():
+                certificates += load_certificates(part(each.parts, "chain"), what="AMD's chain")
+            case AmdCrl():
+                lists += load_revocation_lists(part(each.parts, "body"), what="AMD's list")
+            case NvidiaRim():
+                rims.append(parse_rim(part(each.parts, "body")))
+            case wanted:
+                intel[type(wanted)] = each.parts
+    return replace(
+        given,
+        certificates=tuple(dict.fromkeys((*given.certificates, *certificates))),
+        revocation_lists=(*given.revocation_lists, *lists),
+        rims=(*given.rims, *rims),
+        dcap=given.dcap if given.dcap is not None else _dcap(intel),
+    )
+
+
+def _dcap(intel: dict[type, Parts]) -> DcapCollateral | None:
+    kinds = (IntelTcb, IntelQeIdentity, IntelPckCrl, IntelRootCrl)
+    if not all(kind in intel for kind in kinds):
+        return None
+    return collateral_of(*(intel[kind] for kind in kinds))
+
+
+def _of_quote(data: bytes, given: Endorsements) -> tuple[Wanted, ...]:
+    if given.dcap is not None:
+        return ()
+    quote = parse_quote(data)
+    platform = platform_of(quote)
+    tee = "sgx" if isinstance(quote.report, SgxReport) else "tdx"
+    return quote_parts(tee, platform.fmspc, platform.ca)
+
+
+def _of_snp(
+    report: SnpReport, certificates: Sequence[x509.Certificate], given: Endorsements
+) -> tuple[Wanted, ...]:
+    kind = "vlek" if report.signing_key else "vcek"
+    name = f"SEV-{kind.upper()}"
+    leaves = [each for each in certificates if common_name(each) == name]
+    product = product_of(report) or _product_of(leaves)
+    wanted: list[Wanted] = []
+    if kind == "vcek":
+        vcek = _vcek(report, product)
+        if not any(_is_of(each, vcek) for each in leaves):
+            wanted.append(vcek)
+    names = {common_name(each) for each in certificates}
+    issuer = f"SEV-{product}" if kind == "vcek" else f"SEV-VLEK-{product}"
+    if not wanted and not {issuer, f"ARK-{product}"} <= names:
+        wanted.append(AmdChain(product, kind))
+    if not given.revocation_lists:
+        wanted.append(AmdCrl(product, kind))
+    return tuple(wanted)
+
+
+def _vcek(report: SnpReport, product: str) -> AmdVcek:
+    if not any(report.chip_id):
+        raise UnavailableError(
+            "collateral.chip",
+            "the report doesn't name its chip, so its certificate can't be asked for",
+            field="chip_id",
+            expected="the chip's id",
+            got="zeros: the platform masks it",
+            remedy="Give the certificate from the host's table with --endorsements.",
+        )
+    hardware_id = report.chip_id[:_TURIN_ID_SIZE] if product == "Turin" else report.chip_id
+    return AmdVcek(
+        product, hardware_id, parse_tcb_version(report.reported_tcb, turin=product == "Turin")
+    )
+
+
+def _is_of(leaf: x509.Certificate, wanted: AmdVcek) -> bool:
+    try:
+        return certified_chip(leaf) == CertifiedChip(
+            product=wanted.product, hardware_id=wanted.hardware_id, tcb=wanted.tcb.parts()
+        )
+    except MalformedError:
+        return False
+
+
+def _product_of(leaves: Sequence[x509.Certificate]) -> str:
+    """Reports of version 2 don't say on which processor they were made; certificates do."""
+    if not leaves:
+        raise UnavailableError(
+            "collateral.product",
+            "the report doesn't name its processor, so its certificate can't be asked for",
+            field="cpuid",
+            expected="a report of version 3 or later",
+            got="version 2",
+            remedy="Give the chip's certificate with --endorsements.",
+        )
+    return certified_chip(leaves[0]).product
+
+
+def _of_nvidia(data: bytes, given: Endorsements) -> tuple[Wanted, ...]:
+    report = parse_nvidia_report(data)
+    names = [common_name(each).partition(" ")[0] for each in given.certificates]
+    product = next((name for name in names if name in _PRODUCTS), None)
+    if product is None:
+        raise UnavailableError(
+            "collateral.product",
+            "which GPU made the report isn't known without its certificates",
+            field="device chain",
+            expected=f"the certificate of a {' or '.join(_PRODUCTS)}",
+            got=", ".join(names)[:120] or "none",
+            remedy="Give the device's chain with --endorsements.",
+        )
+    have = {rim.version.upper() for rim in given.rims}
+    versions = (report.driver_version, report.vbios_version)
+    return tuple(
+        NvidiaRim(each)
+        for each, version in zip(manifest_ids(report, product), versions, strict=True)
+        if version.upper() not in have
+    )

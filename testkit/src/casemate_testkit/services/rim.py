@@ -1,0 +1,41 @@
+"""NVIDIA's service for reference integrity manifests."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+
+from casemate_testkit.services.web import FakeService, Reply
+
+_PATH = "/v1/rim/"
+
+
+class FakeRim(FakeService):
+    """A RIM service.
+
+    Attributes:
+        manifests: by id; of another id is a lie.
+        says: the id that answers name, if another.
+    """
+
+    def __init__(self, manifests: Mapping[str, bytes]) -> None:
+        super().__init__()
+        self.manifests = dict(manifests)
+        self.says: str | None = None
+
+    def answer(self, method: str, path: str, query: str, body: bytes) -> Reply:
+        """As NVIDIA's service answers."""
+        del query, body
+        name = path.removeprefix(_PATH)
+        if method != "GET" or not path.startswith(_PATH) or name not in self.manifests:
+            return Reply(status=404)
+        xml = self.manifests[name]
+        value = {
+            "id": self.says or name,
+            "rim": base64.b64encode(xml).decode(),
+            "sha256": hashlib.sha256(xml).hexdigest(),
+            "rim_format": "swid",
+        }
+        return Reply(body=json.dumps(value).encode(), headers={"Content-Type": "application/json"})

@@ -1,0 +1,101 @@
+"""Asking a service: what may pass is asked again, and nothing costs more than its bounds."""
+
+import threading
+import time
+import tracemalloc
+
+import pytest
+
+from casemate.collateral.web import MAX_BODY, Web
+from casemate.errors import UnavailableError, UsageError
+from casemate_testkit.services.web import FakeService, Fault, Reply
+
+QUICK = Web(seconds=0.6, patience=1.0, attempts=2, first_pause=0.01)
+
+
+class Echo(FakeService):
+    def answer(self, method, path, query, body):
+        if path == "/gone":
+            return Reply(status=404)
+        return Reply(body=body or b"x" * 1000, headers={"X-Kind": "echo"})
+
+
+@pytest.fixture
+def service():
+    with Echo() as running:
+        yield running
+
+
+def refusal(service, web=QUICK, path="/it"):
+    with pytest.raises(UnavailableError) as caught:
+        web.get(service.url + path)
+    assert caught.value.field == service.url + path
+    return caught.value
+
+
+def test_body_and_headers_come_as_they_were_sent(service):
+    answer = QUICK.get(f"{service.url}/it?a=1")
+    assert answer.body == b"x" * 1000
+    assert answer.headers["x-kind"] == "echo"
+    assert QUICK.post(service.url, b"question", content_type="text/plain").body == b"question"
+
+
+def test_what_passes_is_asked_again(service):
+    service.fault_once = [Fault.OUTAGE]
+    assert QUICK.get(service.url).body
+    assert len(service.seen) == 2
+
+
+def test_what_isnt_there_is_asked_for_once(service):
+    assert refusal(service, path="/gone").code == "collateral.refused"
+    assert len(service.seen) == 1
+
+
+def test_who_asks_to_wait_longer_than_we_would_isnt_asked_again(service):
+    service.fault = Fault.BUSY
+    error = refusal(service)
+    assert "asks to wait 3600 s" in error.got
+    assert len(service.seen) == 1
+
+
+def test_a_redirect_is_no_answer(service):
+    service.fault = Fault.REDIRECT
+    assert refusal(service).got == "status 302"
+    assert len(service.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault.HANG, Fault.DRIP_HEADERS, Fault.DRIP_BODY, Fault.CUT, Fault.NOT_HTTP, Fault.OUTAGE],
+)
+def test_a_question_ends_in_time_however_the_answer_comes(service, fault):
+    service.fault = fault
+    start = time.monotonic()
+    assert refusal(service).code == "collateral.unreachable"
+    assert time.monotonic() - start < 3
+    assert threading.active_count() < 20
+
+
+def test_an_answer_without_end_is_cut_off(service):
+    service.fault = Fault.HUGE
+    tracemalloc.start()
+    error = refusal(service, Web(seconds=5, attempts=1))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert f"more than {MAX_BODY} bytes" in error.got
+    assert peak < 4 * MAX_BODY
+
+
+def test_nobody_at_the_address():
+    with FakeService() as gone:
+        address = gone.url
+    with pytest.raises(UnavailableError) as caught:
+        QUICK.get(address)
+    assert "refused" in caught.value.got
+
+
+@pytest.mark.parametrize("address", ["ftp://localhost/x", "localhost/x", "http://", "http://[::1"])
+def test_an_address_of_nothing(address):
+    with pytest.raises(UsageError) as caught:
+        QUICK.get(address)
+    assert caught.value.code == "collateral.address"
