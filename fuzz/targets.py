@@ -42,6 +42,7 @@ from casemate.evidence.simulated import parse_simulated_evidence
 from casemate.evidence.snp import parse_snp_report
 from casemate.evidence.snp_certificates import VCEK, parse_certificate_table
 from casemate.evidence.tpm import parse_tpm_evidence, parse_tpm_quote, parse_tpm_signature
+from casemate.evidence.tpm_public import parse_tpm_public
 from casemate.image.bom.grammar import parse_bom_text
 from casemate.image.elf import read_needs
 from casemate.image.format import parse_header, parse_prologue, parse_toc
@@ -352,6 +353,10 @@ TARGETS: Mapping[str, Target] = {
     ),
     "tpm-signature": Target(
         run=parse_tpm_signature, seeds=_given(b"\x00\x14\x00\x0b\x01\x00" + bytes(256))
+    ),
+    "tpm-public": Target(
+        run=parse_tpm_public,
+        seeds=_given(bytes.fromhex("0023000b00050472000000100018000b00030010") + bytes(4)),
     ),
     "azure": Target(
         run=parse_azure_evidence, seeds=_published("azure-snp", "azure-tdx"), max_size=65536
