@@ -46,7 +46,7 @@ def _rows(folder: Path) -> Iterator[Row]:
     _fill(source / "model", GIB)
     tree = tree_from_directory(source)
     taken, info = _timed(lambda: seal(tree, key, folder / "image"))
-    name = "sealing 1 GiB (hashed twice, synced), two threads"
+    name = "sealing 1 GiB (two passes, synced), two threads"
     yield compared(AREA, name, GIB / taken / 1e9, "GB/s", against=_SHARE, reference=reference)
 
     with open_image(info.path, key, info.id) as image:

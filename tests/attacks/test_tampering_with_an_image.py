@@ -285,7 +285,8 @@ def test_an_archive_that_says_other_than_the_table_is_found_by_verifying(tmp_pat
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"version": 2}, "image.version"),
+        ({"version": 1}, "image.version"),
+        ({"version": 3}, "image.version"),
         ({"cipher": "none"}, "image.version"),
         ({"chunk_size": 16}, "image.version"),
         ({"salt": bytes(31)}, "image.header"),

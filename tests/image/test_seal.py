@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -98,6 +99,28 @@ def test_the_payload_is_a_tar_archive_that_others_read(tmp_path: Path) -> None:
         3_000_000, 2**32 - 1, 1_700_000_000, 0o4755,
     )  # fmt: skip
     assert owned.pax_headers["SCHILY.xattr.user.a"] == "1"
+
+
+@pytest.mark.parametrize("before", [b"", b"shift", bytes(CHUNK - 2048), bytes(CHUNK - 1536)])
+@pytest.mark.parametrize("name", ["large", "n" * 101])
+def test_a_large_file_begins_with_a_chunk(tmp_path: Path, before: bytes, name: str) -> None:
+    large, smaller = varied(4 << 20), varied((4 << 20) - 1)
+    tree = (file("0", before), file(name, large), file("z", smaller), file("zz", large))
+    payload = payload_of(tree)
+    with tarfile.open(fileobj=io.BytesIO(payload)) as archive:
+        found = {member.name: archive.extractfile(member) for member in archive}
+    assert list(found) == ["0", name, "z", "zz"]
+    (tmp_path / "tar").write_bytes(payload)
+    listed = subprocess.run(
+        ["tar", "-tf", tmp_path / "tar"], capture_output=True, text=True, check=True
+    )
+    assert listed.stdout.split() == list(found)
+    info = seal(tree, KEY, tmp_path / "image")
+    with open_image(info.path, KEY) as image:
+        image.verify_all()
+        assert [image.entry(each).offset % CHUNK for each in (name, "zz")] == [0, 0]
+        assert image.entry("z").offset - image.entry(name).offset == (4 << 20) + 512
+        assert [image.read_file(each) for each in (name, "z")] == [large, smaller]
 
 
 def test_any_range_of_a_payload_can_be_made_on_its_own() -> None:

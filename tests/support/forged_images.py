@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 CHUNK = 262144
-LABEL = b"casemate sealed image/1 "
+LABEL = b"casemate sealed image/2 "
 MAGIC = bytes.fromhex("89434153454d0d0a")
 
 
@@ -95,13 +95,15 @@ def forge(
     """Seal a payload and a table of contents, whatever they are, as the specification says."""
     plain = chunks(payload) + chunks(contents)
     parameters: dict[str, object] = {
-        "version": 1,
+        "version": 2,
         "cipher": "aes-256-gcm",
         "chunk-size": CHUNK,
         "payload-size": len(payload),
         "toc-size": len(contents),
     }
-    digest = hashlib.sha256(b"".join(hashlib.sha256(c).digest() for c in plain)).digest()
+    digester = AESGCM(hkdf(key, b"", b"digest"))
+    digests = [digester.encrypt(i.to_bytes(12, "big"), b"", c) for i, c in enumerate(plain)]
+    digest = hashlib.sha256(b"".join(digests)).digest()
     message = LABEL + b"salt\0" + cbor({**parameters, "content-digest": digest})
     salt = hmac.digest(key, message, "sha384")[:32]
     content = content_key or hkdf(key, salt, b"content")

@@ -16,7 +16,7 @@ from casemate.image.tree import MAX_PATH, MODE_BITS, EntryKind
 from casemate.types import Sha384, sha384
 
 MAGIC = b"\x89CASEM\r\n"
-VERSION = 1
+VERSION = 2
 CIPHER = "aes-256-gcm"
 CHUNK_SIZE = 256 * 1024
 TAG_SIZE = 16

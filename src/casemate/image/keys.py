@@ -26,7 +26,7 @@ from casemate.types import Secret, Sha256
 KEY_SIZES = (16, 32)
 _MAX_KEY_FILE = 3 * max(KEY_SIZES)
 _KEY_FILE = re.compile(rb"[0-9a-f]{2}(?:-[0-9a-f]{2})*\n\Z")
-_LABEL = b"casemate sealed image/1 "
+_LABEL = b"casemate sealed image/2 "
 
 
 def generate_key(
@@ -94,6 +94,15 @@ class ContentKey:
             toc_size=toc_size,
             key_commitment=self.commitment,
         )
+
+
+def digest_key(key: Secret) -> Secret:
+    """The key of the digests that a sealer takes of its chunks; the same for all its images.
+
+    Source: specs/sealed-image.md, "Keys".
+    """
+    _check_size(len(key))
+    return Secret(_derive(key.reveal(), salt=b"", purpose=b"digest", length=32))
 
 
 def derive_content_key(

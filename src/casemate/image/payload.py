@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from casemate.errors import UsageError
-from casemate.image.format import TocEntry
+from casemate.image.format import CHUNK_SIZE, TocEntry
 from casemate.image.tree import EntryKind, FilePart, TreeEntry
 
 _BLOCK = 512
@@ -27,10 +27,16 @@ _TYPES = {
 }
 _MAX_ID = 0o7777777
 _MAX_SIZE = 0o77777777777
+_ALIGNED_FROM = 4 << 20  # of large files, each chunk holds nothing but content
 
 
-def tar_header(entry: TreeEntry) -> bytes:
+def tar_header(entry: TreeEntry, position: int) -> bytes:
     """The tar blocks before an entry's content: a PAX header where ustar's fields don't suffice.
+
+    Args:
+        entry: the entry.
+        position: where in the payload the blocks begin; a large file's are padded from there, so
+            that its content begins with a chunk.
 
     Source: specs/sealed-image.md, "Payload"; POSIX.1-2017, pax, "ustar" and "pax" formats.
     """
@@ -48,11 +54,11 @@ def tar_header(entry: TreeEntry) -> bytes:
     ):
         if number > most:
             records[name] = str(number).encode()
-    extension = b"".join(_pax_record(name, records[name]) for name in sorted(records))
-    blocks = b""
-    if extension:
-        blocks = _ustar(b"@pax", 0o644, 0, 0, len(extension), 0, b"x", b"") + extension
-        blocks += bytes(-len(extension) % _BLOCK)
+    extension = _extension(records)
+    if entry.size >= _ALIGNED_FROM and (position + len(_extended(extension)) + _BLOCK) % CHUNK_SIZE:
+        records[b"comment"] = _filler(len(extension), position)
+        extension = _extension(records)
+    blocks = _extended(extension)
     return blocks + _ustar(
         b"@" if b"path" in records else path.encode(),
         entry.mode,
@@ -63,6 +69,31 @@ def tar_header(entry: TreeEntry) -> bytes:
         _TYPES[entry.kind],
         b"@" if b"linkpath" in records else entry.target.encode(),
     )
+
+
+def _extension(records: dict[bytes, bytes]) -> bytes:
+    return b"".join(_pax_record(name, records[name]) for name in sorted(records))
+
+
+def _extended(extension: bytes) -> bytes:
+    """The member that holds PAX records, or nothing where there are none."""
+    if not extension:
+        return b""
+    head = _ustar(b"@pax", 0o644, 0, 0, len(extension), 0, b"x", b"")
+    return head + extension + bytes(-len(extension) % _BLOCK)
+
+
+def _filler(used: int, position: int) -> bytes:
+    """The value of a comment with which the header at ``position`` ends at a chunk's border.
+
+    Args:
+        used: bytes that the other records have.
+        position: of the header, in bytes.
+    """
+    least = used + len(_pax_record(b"comment", b""))
+    size = least + -(position + 2 * _BLOCK + least) % CHUNK_SIZE
+    length = size - used
+    return b" " * (length - len(_pax_record(b"comment", b"")) + 2 - len(str(length)))
 
 
 def _pax_record(name: bytes, value: bytes) -> bytes:
@@ -120,7 +151,7 @@ def lay_out(entries: tuple[TreeEntry, ...]) -> Layout:
     position = 0
     for entry in entries:
         starts.append(position)
-        position += len(tar_header(entry))
+        position += len(tar_header(entry, position))
         contents.append(position)
         position += entry.size + -entry.size % _BLOCK
     return Layout(
@@ -164,8 +195,13 @@ class PayloadReader:
             UsageError: ``image.changed-while-sealing``, ``image.tree``.
         """
         layout, end = self._layout, start + len(buffer)
-        buffer[:] = bytes(len(buffer))
         index = max(bisect_right(layout.starts, start) - 1, 0)
+        if layout.entries and layout.contents[index] <= start:
+            entry, content = layout.entries[index], layout.contents[index]
+            if end <= content + entry.size:  # nothing but a large file's content
+                self._content(entry, buffer, start - content)
+                return
+        buffer[:] = bytes(len(buffer))
         while index < len(layout.entries) and layout.starts[index] < end:
             entry, head, content = (
                 layout.entries[index],
@@ -173,7 +209,7 @@ class PayloadReader:
                 layout.contents[index],
             )
             if start < content:
-                _place(buffer, start, tar_header(entry), head)
+                _place(buffer, start, tar_header(entry, head), head)
             first, last = max(start, content), min(end, content + entry.size)
             if first < last:
                 piece = buffer[first - start : last - start]
@@ -256,7 +292,7 @@ def check_frame(layout: Layout, chunk: memoryview, start: int) -> str | None:
     index = max(bisect_right(layout.starts, start) - 1, 0)
     while index < len(layout.entries) and layout.starts[index] < end:
         entry, head, content = layout.entries[index], layout.starts[index], layout.contents[index]
-        if not _matches(chunk, start, tar_header(entry), head):
+        if start < content and not _matches(chunk, start, tar_header(entry, head), head):
             return entry.path
         if not _matches(chunk, start, bytes(-entry.size % _BLOCK), content + entry.size):
             return entry.path

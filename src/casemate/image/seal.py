@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import tempfile
@@ -24,13 +23,18 @@ from casemate.image.format import (
     encode_prologue,
     encode_toc,
 )
-from casemate.image.keys import ContentKey, derive_content_key, wrap_content_key
+from casemate.image.keys import (
+    ContentKey,
+    derive_content_key,
+    digest_key,
+    wrap_content_key,
+)
 from casemate.image.payload import Layout, PayloadReader, changed, lay_out
 from casemate.image.tree import TreeEntry, normalised
 from casemate.image.workers import Meter, Progress, Step, run_steps
-from casemate.types import Secret, Sha256, Sha384, sha256, sha384
+from casemate.types import Secret, Sha384, sha256, sha384
 
-_DIGEST = 32
+_DIGEST = TAG_SIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +90,10 @@ def seal(
     layout = lay_out(normalised(entries))
     plain = _Plaintext(layout, encode_toc(layout.toc()))
     meter = Meter(2 * plain.size, progress)
-    # 2. First pass: a digest of every chunk, and the content key that follows from them.
+    # 2. First pass: a keyed digest of every chunk, and the content key that follows from them.
     digests = bytearray(_DIGEST * plain.chunks)
-    run_steps(plain.chunks, threads, meter, lambda: plain.digest_worker(digests))
+    digester = AESGCM(digest_key(key).reveal())
+    run_steps(plain.chunks, threads, meter, lambda: plain.digest_worker(digester, digests))
     content = derive_content_key(
         key,
         content_digest=sha256(bytes(digests)),
@@ -100,7 +105,7 @@ def seal(
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with _new_file(destination) as descriptor:
-            header = _encrypt(plain, content, digests, descriptor, meter, threads)
+            header = _encrypt(plain, content, digester, digests, descriptor, meter, threads)
             encoded = encode_header(header)
             prologue = Prologue(header=encoded, slot=wrap_content_key(content, key))
             _write_all(descriptor, encode_prologue(prologue), 0)
@@ -124,6 +129,7 @@ def seal(
 def _encrypt(
     plain: _Plaintext,
     content: ContentKey,
+    digester: AESGCM,
     digests: bytearray,
     descriptor: int,
     meter: Meter,
@@ -137,7 +143,7 @@ def _encrypt(
         plain.chunks,
         threads,
         meter,
-        lambda: plain.encrypt_worker(cipher, data, digests, tags, descriptor),
+        lambda: plain.encrypt_worker(cipher, data, digester, digests, tags, descriptor),
     )
     _write_all(descriptor, tags, PAYLOAD_START + plain.size)
     return Header(
@@ -172,37 +178,45 @@ class _Plaintext:
         return chunk, self.layout.size + start
 
     @contextmanager
-    def digest_worker(self, digests: bytearray) -> Iterator[Step]:
-        """Steps that put each chunk's SHA-256 into ``digests``."""
+    def digest_worker(self, digester: AESGCM, digests: bytearray) -> Iterator[Step]:
+        """Steps that put each chunk's digest into ``digests``."""
         buffer = memoryview(bytearray(CHUNK_SIZE))
+        into = memoryview(digests)
         with PayloadReader(self.layout) as reader:
 
             def step(index: int) -> int:
                 chunk, _ = self.fill(reader, index, buffer)
-                digest = hashlib.sha256(chunk).digest()
-                digests[_DIGEST * index : _DIGEST * (index + 1)] = digest
+                place = into[_DIGEST * index : _DIGEST * (index + 1)]
+                digester.encrypt_into(_nonce(index), b"", chunk, place)
                 return len(chunk)
 
             yield step
 
     @contextmanager
     def encrypt_worker(
-        self, cipher: AESGCM, data: bytes, digests: bytearray, tags: bytearray, descriptor: int
+        self,
+        cipher: AESGCM,
+        data: bytes,
+        digester: AESGCM,
+        digests: bytearray,
+        tags: bytearray,
+        descriptor: int,
     ) -> Iterator[Step]:
         """Steps that encrypt each chunk into the file and put its tag into ``tags``."""
         buffer = memoryview(bytearray(CHUNK_SIZE))
         sealed = memoryview(bytearray(CHUNK_SIZE + TAG_SIZE))
+        digest = memoryview(bytearray(_DIGEST))
         with PayloadReader(self.layout) as reader:
 
             def step(index: int) -> int:
                 chunk, start = self.fill(reader, index, buffer)
-                digest = Sha256(hashlib.sha256(chunk).digest())
+                digester.encrypt_into(_nonce(index), b"", chunk, digest)
                 known = digests[_DIGEST * index : _DIGEST * (index + 1)]
                 if not hmac.compare_digest(digest, known):
                     raise changed(self._entry_at(start))
                 length = len(chunk)
                 out = sealed[: length + TAG_SIZE]
-                cipher.encrypt_into(index.to_bytes(12, "big"), chunk, data, out)
+                cipher.encrypt_into(_nonce(index), chunk, data, out)
                 tags[TAG_SIZE * index : TAG_SIZE * (index + 1)] = out[length:]
                 _write_all(descriptor, out[:length], PAYLOAD_START + start)
                 return length
@@ -216,6 +230,10 @@ class _Plaintext:
             if content < start + CHUNK_SIZE and content + entry.size > start and entry.size
         ]
         return f"{names[0]} (or one of {len(names) - 1} files after it)" if names else "the tree"
+
+
+def _nonce(index: int) -> bytes:
+    return index.to_bytes(12, "big")
 
 
 @contextmanager
