@@ -25,6 +25,7 @@ from casemate.encoding.jsontext import decode_json
 from casemate.encoding.text import decode_base64, decode_hex
 from casemate.endorsements.collection import sort_endorsements
 from casemate.endorsements.dcap import parse_dcap_collateral
+from casemate.endorsements.ocsp import parse_ocsp_response
 from casemate.endorsements.rim import parse_rim
 from casemate.errors import CasemateError, MalformedError, NotGenuineError, UsageError
 from casemate.evidence.azure import parse_azure_evidence, parse_hcl_report
@@ -63,6 +64,7 @@ from casemate.serving.ssl_config import parse_ssl_config
 from casemate.serving.tensors import decode_tensor
 from casemate.serving.wire import tensorflow_serving_pb2 as serving_wire
 from casemate.types import Sha384
+from casemate_testkit.nvidia import NvidiaDevice
 from casemate_testkit.tokens import SGX, SNP, TDX, TokenService, azure_vm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -382,6 +384,11 @@ TARGETS: Mapping[str, Target] = {
         allowed=(MalformedError, NotGenuineError),
         seeds=lambda: [TokenService(certified=each).key_set() for each in (True, False)],
         max_size=16384,
+    ),
+    "ocsp-response": Target(
+        run=parse_ocsp_response,
+        seeds=lambda: NvidiaDevice().ocsp_responses(),
+        max_size=8192,
     ),
     "dcap-collateral": Target(
         run=parse_dcap_collateral, seeds=_published_endorsements(".json"), max_size=65536

@@ -10,6 +10,7 @@ from tests.support.published import FOLDER, cases, content, needs_published
 from casemate.endorsements.certificates import load_certificates, load_revocation_lists
 from casemate.endorsements.collection import sort_endorsements
 from casemate.endorsements.dcap import parse_dcap_collateral
+from casemate.endorsements.ocsp import parse_ocsp_response
 from casemate.endorsements.rim import parse_rim
 from casemate.errors import MalformedError, NotGenuineError
 from casemate.evidence.azure import parse_azure_evidence, parse_hcl_report
@@ -47,6 +48,7 @@ OTHERS = (
     parse_hcl_report,
     parse_event_log,
     parse_rim,
+    parse_ocsp_response,
     parse_dcap_collateral,
     lambda data: load_certificates(data, what="it"),
     lambda data: load_revocation_lists(data, what="it"),

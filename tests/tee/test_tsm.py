@@ -17,8 +17,9 @@ from casemate.types import ReportData, sha384
 from casemate.verify import Known, TrustAnchors, verify_evidence
 from casemate.verify.chain import fingerprint
 from casemate.verify.roots import VendorRoots
-from casemate_testkit.authorities import DAY, NOW, SnpPlatform
 from casemate_testkit.kernel_tsm import Rtmr, TsmFolder, certificate_table
+from casemate_testkit.pki import DAY, NOW
+from casemate_testkit.snp import SnpPlatform
 
 pytestmark = needs_fuse
 REPORT_DATA = ReportData(bytes(range(64)))

@@ -85,7 +85,8 @@ def verify_anything(
         case Tee.NVIDIA:
             report = verify_nvidia(
                 data, chain=_device_chain(certificates), rims=endorsements.rims,
-                rim_roots=certificates, at=at, device_roots=(roots.nvidia_device,),
+                rim_roots=certificates, ocsp_responses=endorsements.ocsp_responses, at=at,
+                device_roots=(roots.nvidia_device,),
                 manifest_roots=(roots.nvidia_rim,), checks=checks,
             )  # fmt: skip
         case Tee.CCA:

@@ -7,8 +7,14 @@
  5. Both manifests, of the driver and of the VBIOS, are of the versions that the report names, are
     signed, and their signers' chains end in NVIDIA's pinned root for manifests.
  6. Every measurement that a manifest gives is one of its values in the report.
+ 7. NVIDIA's OCSP responder calls every certificate of these three chains good, where its responses
+    are at hand. Roots are pinned, and the leaf is the device's own: the device, which issued it, is
+    what would be revoked.
 
-Source: see `casemate.evidence.nvidia` and `casemate.endorsements.rim`.
+NVIDIA's responder calls good what it doesn't know, too: "good" doesn't say that NVIDIA issued a
+certificate. The chain does.
+
+Source: see `casemate.evidence.nvidia` and `casemate.endorsements.rim`; NVIDIA, "OCSP Responses".
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
+from casemate.endorsements.ocsp import OcspResponse
 from casemate.endorsements.rim import Rim
 from casemate.errors import NotGenuineError, UnavailableError
 from casemate.evidence import Tee
@@ -29,10 +36,12 @@ from casemate.evidence.nvidia import NvidiaReport, parse_nvidia_report
 from casemate.types import ReportData, Sha256
 from casemate.verify.chain import fingerprint, verify_chain
 from casemate.verify.checks import CheckList
+from casemate.verify.ocsp import check_ocsp
 from casemate.verify.report import VerifiedReport
 from casemate.verify.roots import NVIDIA_DEVICE_ROOT, NVIDIA_RIM_ROOT
 
 _FWID_OIDS = ("2.23.133.5.4.1", "2.23.133.5.4.1.1")  # Hopper, Blackwell
+_FWID_SIZE = 48
 _NVDEC0_INDEX = 36
 
 
@@ -42,6 +51,7 @@ def verify_nvidia(
     chain: Sequence[x509.Certificate],
     rims: Sequence[Rim],
     rim_roots: Sequence[x509.Certificate] = (),
+    ocsp_responses: Sequence[OcspResponse] = (),
     at: datetime.datetime,
     device_roots: Collection[Sha256] = (NVIDIA_DEVICE_ROOT,),
     manifest_roots: Collection[Sha256] = (NVIDIA_RIM_ROOT,),
@@ -54,6 +64,8 @@ def verify_nvidia(
         chain: the device's, leaf first.
         rims: the manifests of driver and VBIOS; others are ignored.
         rim_roots: the root certificate of manifests, where they don't carry it.
+        ocsp_responses: of NVIDIA's responder. Without one, revocation isn't known: the claim
+            ``revocation`` is ``unknown``, for a policy to judge.
         at: the time. Device certificates never end; only OCSP can revoke them.
         device_roots, manifest_roots: fingerprints of the roots that are trusted.
         checks: collects the checks.
@@ -63,10 +75,11 @@ def verify_nvidia(
 
     Raises:
         MalformedError: it can't be read.
-        UnavailableError: ``nvidia.no-rim`` where a manifest isn't at hand.
+        UnavailableError: ``nvidia.no-rim`` where a manifest isn't at hand; ``nvidia.no-ocsp``,
+            ``rim.no-ocsp`` where there are responses, and none that is current of some certificate.
         NotGenuineError: ``nvidia.*``, ``rim.*``.
 
-    Does not check: revocation; the claim ``revocation`` says so.
+    Does not check: any policy.
     """
     checks = CheckList() if checks is None else checks
     with checks.check("nvidia.report", "the report has the form that the GPU gives it"):  # 1
@@ -85,10 +98,16 @@ def verify_nvidia(
                 (report.vbios_version, "VBIOS"),
             )
         ]
-        for manifest in manifests:
-            _check_manifest(manifest, rim_roots, manifest_roots, at)
+        rim_chains = [
+            _check_manifest(manifest, rim_roots, manifest_roots, at) for manifest in manifests
+        ]
     with checks.check("nvidia.measurements", "the GPU runs what the manifests say"):  # 6
         compared = sum(_compare(report, manifest) for manifest in manifests)
+    if ocsp_responses:  # 7
+        with checks.check("nvidia.revocation", "NVIDIA's responder calls every certificate good"):
+            _check_revoked(chain[1:], ocsp_responses, at, "nvidia")
+            for rim_chain in rim_chains:
+                _check_revoked(rim_chain, ocsp_responses, at, "rim")
     return VerifiedReport(
         tee=Tee.NVIDIA,
         report_data=ReportData(report.nonce.ljust(ReportData.length, b"\0")),
@@ -104,7 +123,7 @@ def verify_nvidia(
             "secure_boot": True,
             "debug": False,
             "device": bytes(fingerprint(chain[1])),
-            "revocation": "unknown",
+            "revocation": "good" if ocsp_responses else "unknown",
         },
         checks=checks.done(),
     )
@@ -140,12 +159,13 @@ def _check_fwid(report: NvidiaReport, leaf: x509.Certificate) -> None:
         and isinstance(extension.value, x509.UnrecognizedExtension)
     ]
     # The digest is the last thing in the extension's DER.
-    if report.fwid is None or not any(value.endswith(report.fwid) for value in values):
+    fwids = [value[-_FWID_SIZE:] for value in values if len(value) >= _FWID_SIZE]
+    if report.fwid is None or report.fwid not in fwids:
         raise NotGenuineError(
             "nvidia.fwid",
             "the key isn't that of the firmware that the report names",
             field="FWID",
-            expected=" or ".join(value[-48:].hex() for value in values) or "an FWID",
+            expected=" or ".join(value.hex() for value in fwids) or "an FWID",
             got=report.fwid.hex() if report.fwid is not None else "none",
             remedy="Take report and chain from the same device, in one go.",
         )
@@ -170,12 +190,25 @@ def _check_manifest(
     rim_roots: Sequence[x509.Certificate],
     pinned: Collection[Sha256],
     at: datetime.datetime,
-) -> None:
+) -> list[x509.Certificate]:
+    """Rule 5; returns the signer's chain, with its root."""
     chain = list(manifest.certificates)
     if chain[-1].subject != chain[-1].issuer:
         chain += [each for each in rim_roots if each.subject == chain[-1].issuer][:1]
     verify_chain(chain, roots=pinned, at=at, what="rim")
     check_p384(chain[0], manifest.signature, manifest.signed, "rim.signature")
+    return chain
+
+
+def _check_revoked(
+    chain: Sequence[x509.Certificate],
+    responses: Sequence[OcspResponse],
+    at: datetime.datetime,
+    what: str,
+) -> None:
+    """Rule 7, of all but the root."""
+    for index, certificate in enumerate(chain[:-1]):
+        check_ocsp(certificate, chain[index + 1 :], responses, at=at, what=what)
 
 
 def _compare(report: NvidiaReport, manifest: Rim) -> int:
