@@ -53,6 +53,7 @@ from casemate.image.oci.layers import members
 from casemate.image.tree import normalised
 from casemate.policy import PolicyDocument
 from casemate.project.classifier.checkpoint import read_checkpoint
+from casemate.project.inspection import inspect
 from casemate.project.manifest import Manifest
 from casemate.project.templates import KINDS, project_file
 from casemate.protocol import PresentedEvidence
@@ -225,6 +226,13 @@ def _results() -> Iterator[bytes]:
     yield f"{header}.{encode_base64url(claims)}.AQ".encode()
 
 
+def _anything() -> Iterator[bytes]:
+    yield from _tokens()
+    yield from _results()
+    yield from _published("sgx", "snp", "nitro", "ratls", "cca")()
+    yield from _published_endorsements(".pem", ".json")()
+
+
 def _logs() -> Iterator[bytes]:
     for name in sorted({case["eventlog"] for case in _cases() if case.get("eventlog")}):
         yield (_PUBLISHED / name).read_bytes()
@@ -342,6 +350,7 @@ TARGETS: Mapping[str, Target] = {
     "simulated": Target(run=parse_simulated_evidence, seeds=_specs("simulated-evidence")),
     "identity-key": Target(run=parse_identity_key_evidence, seeds=_specs("simulated-evidence")),
     "detect": Target(run=lambda d: detect(unwrap(d)), seeds=_published("sgx", "snp", "nitro")),
+    "inspect": Target(run=inspect, seeds=_anything, max_size=16384),
     "quote": Target(run=parse_quote, seeds=_published("sgx", "tdx"), max_size=16384),
     "snp": Target(run=parse_snp_report, seeds=_published("snp")),
     "snp-certificates": Target(

@@ -29,6 +29,7 @@ _COMMANDS = {
     "launch": "Attest, fetch secrets, open images, start the workload",
     "serve": "The model server",
     "verify": "Is this evidence genuine, and acceptable?",
+    "inspect": "What stands in this file? Verifies nothing",
     "predict": "Send a picture, print what the model sees",
     "demo": "The whole flow on this machine, with a real model and a real picture",
 }

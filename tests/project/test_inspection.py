@@ -1,0 +1,79 @@
+"""Whatever file it is: what stands in it is shown, and nothing is said to be verified."""
+
+import json
+
+import pytest
+from tests.support.published import FOLDER, cases, content, needs_published
+from tests.support.simulation import Signer
+
+from casemate.errors import MalformedError
+from casemate.evidence.detect import unwrap
+from casemate.project.inspection import inspect
+from casemate_testkit.tokens import TokenService
+
+FILES = (
+    sorted(
+        str(path.relative_to(FOLDER))
+        for path in FOLDER.rglob("*")
+        if path.is_file() and path.suffix != ".md"
+    )
+    if FOLDER.is_dir()
+    else []
+)
+AS_ENDORSEMENTS = {name for case in cases() for name in case.get("endorsements", ())}
+
+
+@needs_published
+@pytest.mark.parametrize("name", FILES)
+def test_every_published_file(name):
+    found = inspect(content(name))
+    shown = found.as_dict()
+    assert shown["verified"] is False
+    assert json.loads(json.dumps(shown)) == shown
+    assert found.content
+    if name in AS_ENDORSEMENTS:
+        assert found.kind == "endorsements"
+
+
+@needs_published
+@pytest.mark.parametrize("case", cases(), ids=[case["name"] for case in cases()])
+def test_published_evidence_is_shown_by_its_vendors_names(case):
+    found = inspect(content(case["evidence"]))
+    assert found.kind == case["tee"]
+    text = json.dumps(found.content)
+    for name, value in case.get("claims", {}).items():
+        if isinstance(value, str) and len(value) >= 48 and not name.endswith("_prefix"):
+            assert value in text, name
+
+
+def test_simulated_and_identity_key_evidence():
+    signer = Signer(b"inspect")
+    found = inspect(signer.simulated_evidence(b"r" * 64))
+    assert found.kind == "simulated"
+    assert found.content["report"]["report_data"] == (b"r" * 64).hex()
+    assert inspect(signer.identity_key_evidence(b"r" * 64)).kind == "identity-key"
+
+
+def test_tokens_and_key_sets():
+    service = TokenService()
+    token = service.token()
+    found = inspect(token + b"\n")
+    assert found.kind == "maa"
+    assert found.content["claims"]["iss"] == service.issuer
+    assert "not_as_specified" not in found.content
+    other = inspect(service.token({"x-ms-attestation-type": "tpm"}))
+    assert "x-ms-attestation-type" in other.content["not_as_specified"]
+    assert inspect(service.key_set()).content["token_keys"][0]["key_id"] == "key-1"
+
+
+def test_any_other_token():
+    service = TokenService()
+    token = service.token({"hello": 1})
+    found = inspect(unwrap(token))
+    assert (found.kind, found.content["claims"]["hello"]) == ("token", 1)
+
+
+@pytest.mark.parametrize("data", [b"", b"nothing of the kind", bytes(40)])
+def test_what_is_nothing_is_said_to_be_nothing(data):
+    with pytest.raises(MalformedError):
+        inspect(data)
