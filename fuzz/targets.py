@@ -23,9 +23,9 @@ from casemate.encoding.cose import parse_sign1
 from casemate.encoding.jose import compact, encode_base64url, parse_jws
 from casemate.encoding.jsontext import decode_json
 from casemate.encoding.text import decode_base64, decode_hex
+from casemate.endorsements.activation import parse_ak_activation
 from casemate.endorsements.collection import sort_endorsements
 from casemate.endorsements.dcap import parse_dcap_collateral
-from casemate.endorsements.ocsp import parse_ocsp_response
 from casemate.endorsements.rim import parse_rim
 from casemate.errors import CasemateError, MalformedError, NotGenuineError, UsageError
 from casemate.evidence.azure import parse_azure_evidence, parse_hcl_report
@@ -65,8 +65,9 @@ from casemate.serving.ssl_config import parse_ssl_config
 from casemate.serving.tensors import decode_tensor
 from casemate.serving.wire import tensorflow_serving_pb2 as serving_wire
 from casemate.types import Sha384
-from casemate_testkit.nvidia import NvidiaDevice
+from casemate.verify.eventlog import check_tpm_log
 from casemate_testkit.tokens import SGX, SNP, TDX, TokenService, azure_vm
+from casemate_testkit.tpm import BOOT, Tpm, event_log, registers, startup_locality
 
 ROOT = Path(__file__).resolve().parents[1]
 _SPECS = ROOT / "specs" / "vectors"
@@ -365,10 +366,7 @@ TARGETS: Mapping[str, Target] = {
     "tpm-signature": Target(
         run=parse_tpm_signature, seeds=_given(b"\x00\x14\x00\x0b\x01\x00" + bytes(256))
     ),
-    "tpm-public": Target(
-        run=parse_tpm_public,
-        seeds=_given(bytes.fromhex("0023000b00050472000000100018000b00030010") + bytes(4)),
-    ),
+    "tpm-public": Target(run=parse_tpm_public, seeds=lambda: [Tpm().ak_public], max_size=1024),
     "azure": Target(
         run=parse_azure_evidence, seeds=_published("azure-snp", "azure-tdx"), max_size=65536
     ),
@@ -381,6 +379,12 @@ TARGETS: Mapping[str, Target] = {
         run=parse_attested_certificate, seeds=_published("ratls"), max_size=32768
     ),
     "event-log": Target(run=parse_event_log, seeds=_logs, max_size=65536),
+    "event-log-meaning": Target(
+        run=lambda d: check_tpm_log(parse_event_log(d), registers()),
+        allowed=(MalformedError, NotGenuineError),
+        seeds=lambda: [event_log(), event_log((startup_locality(3), *BOOT))],
+        max_size=8192,
+    ),
     # Endorsements
     "endorsements": Target(
         run=lambda d: sort_endorsements([("it", d)]),
@@ -394,10 +398,8 @@ TARGETS: Mapping[str, Target] = {
         seeds=lambda: [TokenService(certified=each).key_set() for each in (True, False)],
         max_size=16384,
     ),
-    "ocsp-response": Target(
-        run=parse_ocsp_response,
-        seeds=lambda: NvidiaDevice().ocsp_responses(),
-        max_size=8192,
+    "ak-activation": Target(
+        run=parse_ak_activation, seeds=lambda: [Tpm().activation()], max_size=8192
     ),
     "dcap-collateral": Target(
         run=parse_dcap_collateral, seeds=_published_endorsements(".json"), max_size=65536

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.published import FOLDER, cases, content, needs_published
 
+from casemate.endorsements.activation import parse_ak_activation
 from casemate.endorsements.certificates import load_certificates, load_revocation_lists
 from casemate.endorsements.collection import sort_endorsements
 from casemate.endorsements.dcap import parse_dcap_collateral
@@ -25,6 +26,7 @@ from casemate.evidence.quote import parse_quote
 from casemate.evidence.ratls import parse_attested_certificate
 from casemate.evidence.snp import parse_snp_report
 from casemate.evidence.tpm import parse_tpm_evidence, parse_tpm_quote, parse_tpm_signature
+from casemate.evidence.tpm_public import parse_tpm_public
 from casemate_testkit.tokens import SNP, TokenService
 
 PARSERS = {
@@ -45,6 +47,8 @@ OTHERS = (
     detect,
     parse_tpm_quote,
     parse_tpm_signature,
+    parse_tpm_public,
+    parse_ak_activation,
     parse_hcl_report,
     parse_event_log,
     parse_rim,

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from casemate.encoding import decode_json
+from casemate.endorsements.activation import MARK, AkActivation, parse_ak_activation
 from casemate.endorsements.certificates import load_certificates, load_revocation_lists
 from casemate.endorsements.dcap import DcapCollateral, parse_dcap_collateral
 from casemate.endorsements.jwks import TokenKey, parse_jwks
@@ -41,6 +42,7 @@ class Endorsements:
         keys: DER SubjectPublicKeyInfo of bare public keys.
         ocsp_responses: of any responder.
         token_keys: of those who sign tokens, with the names that tokens call them by.
+        ak_activations: which attestation keys answered through which endorsement keys.
     """
 
     certificates: tuple[x509.Certificate, ...] = ()
@@ -50,6 +52,7 @@ class Endorsements:
     keys: tuple[bytes, ...] = ()
     ocsp_responses: tuple[OcspResponse, ...] = ()
     token_keys: tuple[TokenKey, ...] = ()
+    ak_activations: tuple[AkActivation, ...] = ()
 
 
 def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
@@ -57,8 +60,8 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
 
     Args:
         files: name and content of each: certificates, revocation lists and public keys in PEM or
-            DER, OCSP responses in DER, DCAP collateral in JSON, manifests in XML, keys in JWK, key
-            sets in JWKS.
+            DER, OCSP responses in DER, DCAP collateral and AK activations in JSON, manifests in
+            XML, keys in JWK, key sets in JWKS.
 
     Raises:
         MalformedError: ``endorsements.*``, naming the file.
@@ -69,6 +72,7 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
     keys: list[bytes] = []
     responses: list[OcspResponse] = []
     token_keys: list[TokenKey] = []
+    activations: list[AkActivation] = []
     dcap: DcapCollateral | None = None
     for name, content in files:
         if content.lstrip()[:1] == b"<":
@@ -79,6 +83,8 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
                 keys.append(_jwk(name, value))
             elif isinstance(value, dict) and "keys" in value:
                 token_keys += parse_jwks(value, what=name)
+            elif isinstance(value, dict) and MARK in value:
+                activations.append(parse_ak_activation(content))
             elif dcap is None:
                 dcap = parse_dcap_collateral(content)
             else:
@@ -99,6 +105,7 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
         keys=tuple(keys),
         ocsp_responses=tuple(responses),
         token_keys=tuple(token_keys),
+        ak_activations=tuple(activations),
     )
 
 

@@ -18,7 +18,7 @@ from casemate.verify.cca import verify_cca
 from casemate.verify.checks import CheckList
 from casemate.verify.dcap import verify_quote
 from casemate.verify.ear import verify_ear
-from casemate.verify.eventlog import check_ccel, check_registers
+from casemate.verify.eventlog import check_ccel, check_tpm_log
 from casemate.verify.maa import verify_maa
 from casemate.verify.nitro import verify_nitro
 from casemate.verify.nvidia import verify_nvidia
@@ -29,8 +29,7 @@ from casemate.verify.simulated import verify_simulated
 from casemate.verify.snp import verify_snp
 from casemate.verify.tpm import verify_tpm
 
-_WITH_RTMRS = (Tee.TDX, Tee.AZURE_TDX)
-_WITH_PCRS = (Tee.TPM, Tee.AZURE_SNP)
+_WITH_PCRS = (Tee.TPM, Tee.AZURE_SNP, Tee.AZURE_TDX)
 _PCRS = 24
 
 
@@ -74,7 +73,10 @@ def verify_anything(
         case Tee.NITRO:
             report = verify_nitro(data, at=at, roots=(roots.nitro,), checks=checks)
         case Tee.TPM:
-            report = verify_tpm(data, checks=checks)
+            report = verify_tpm(
+                data, activations=endorsements.ak_activations, at=at, ek_roots=roots.tpm,
+                checks=checks,
+            )  # fmt: skip
         case Tee.AZURE_SNP:
             report = verify_azure_snp(
                 data, certificates=certificates, revocation_lists=lists, at=at, roots=roots.amd,
@@ -109,7 +111,7 @@ def verify_anything(
             )  # fmt: skip
     if eventlog is not None:
         with checks.check("eventlog.replay", "the log gives the registers that were attested"):
-            _check_log(report, eventlog)
+            report = _with_log(report, eventlog)
     return replace(report, checks=checks.done())
 
 
@@ -125,15 +127,19 @@ def _device_chain(certificates: Sequence[x509.Certificate]) -> list[x509.Certifi
     return chain
 
 
-def _check_log(report: VerifiedReport, eventlog: Sequence[LoggedEvent]) -> None:
-    if report.tee in _WITH_RTMRS:
+def _with_log(report: VerifiedReport, eventlog: Sequence[LoggedEvent]) -> VerifiedReport:
+    """The report, with what the log adds to it."""
+    if report.tee is Tee.TDX:
         check_ccel(eventlog, [_bytes(report, f"rtmr{number}") for number in range(4)])
-        return
+        return report
     if report.tee in _WITH_PCRS:
         named = [number for number in range(_PCRS) if f"pcr{number}" in report.claims]
-        attested = {number: _bytes(report, f"pcr{number}") for number in named}
-        check_registers(eventlog, attested, algorithm="sha256", names={n: f"pcr{n}" for n in named})
-        return
+        secure = check_tpm_log(
+            eventlog, {number: _bytes(report, f"pcr{number}") for number in named}
+        )
+        if report.tee is not Tee.TPM or secure is None:  # Azure's paravisor says it itself
+            return report
+        return replace(report, claims={**report.claims, "secure_boot": secure})
     raise UsageError(
         "verify.eventlog",
         "this evidence has no registers that an event log fills",

@@ -1,12 +1,17 @@
 """Replay an event log: what it says was measured must give the registers that were attested.
 
- 1. Each register starts as zeros.
+ 1. Each register starts as zeros; of a TPM's, register 0 with the locality that started it, where
+    the log names one, and 17 to 22 as ones, for nothing was launched late.
  2. Each event extends its register: new = H(old, digest), in the log's order. Events of the type
     EV_NO_ACTION extend nothing.
  3. The result equals the attested value, for every register that is held against the log.
 
-Source: TCG, "PC Client Platform Firmware Profile", section 10.2; Intel, "TDX Module Base
-Specification", section "Run-time measurement registers".
+What an event describes is then believed only where the description itself was measured: where its
+digest is the event's.
+
+Source: TCG, "PC Client Platform Firmware Profile", revision 1.06, sections 3.3.4.8 (SecureBoot),
+10.2 and 10.4.5.3 (StartupLocality); "PC Client Platform TPM Profile", section "PCR initial values";
+Intel, "TDX Module Base Specification", section "Run-time measurement registers".
 """
 
 from __future__ import annotations
@@ -14,26 +19,43 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
+from casemate.encoding import ByteReader
 from casemate.errors import MalformedError, NotGenuineError
 from casemate.evidence.eventlog import EV_NO_ACTION, LoggedEvent
 
+_VARIABLE_DRIVER_CONFIG = 0x80000001
+_STARTUP_LOCALITY = b"StartupLocality\0"
+_LOCALITIES = (0, 3, 4)
+_SECURE_BOOT_PCR = 7
+_LATE_LAUNCH = range(17, 23)
+_GLOBAL_VARIABLE = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")
+_SECURE_BOOT = "SecureBoot".encode("utf-16-le")
+_MAX_NAME, _MAX_VALUE = 1024, 1 << 20
 
-def replay(events: Sequence[LoggedEvent], *, algorithm: str) -> dict[int, bytes]:
+
+def replay(
+    events: Sequence[LoggedEvent],
+    *,
+    algorithm: str,
+    initial: Mapping[int, bytes] = MappingProxyType({}),
+) -> dict[int, bytes]:
     """Rules 1 and 2.
 
     Args:
         events: the log.
         algorithm: the hash of the bank: ``sha256``, ``sha384``.
+        initial: how registers start that don't start as zeros.
 
     Returns:
-        The value of each register that an event names.
+        The value of each register that an event or ``initial`` names.
 
     Raises:
         MalformedError: ``eventlog.algorithm`` where an event has no such digest.
     """
     size = hashlib.new(algorithm).digest_size
-    registers: dict[int, bytes] = {}
+    registers = dict(initial)
     for event in events:
         if event.type == EV_NO_ACTION:
             continue
@@ -57,6 +79,7 @@ def check_registers(
     *,
     algorithm: str,
     names: Mapping[int, str],
+    initial: Mapping[int, bytes] = MappingProxyType({}),
 ) -> None:
     """Rule 3.
 
@@ -65,15 +88,17 @@ def check_registers(
         attested: value of each register, by the log's numbers.
         algorithm: the hash of the bank.
         names: what the registers are called, for messages.
+        initial: see `replay`.
 
     Raises:
         NotGenuineError: ``eventlog.replay``, for the first register that differs; also where the
             log measures into a register that wasn't attested.
         MalformedError: see `replay`.
     """
-    registers = replay(events, algorithm=algorithm)
+    registers = replay(events, algorithm=algorithm, initial=initial)
     size = hashlib.new(algorithm).digest_size
-    for register in sorted({*registers, *attested}):
+    logged = {event.register for event in events if event.type != EV_NO_ACTION}
+    for register in sorted({*logged, *attested}):
         expected = attested.get(register)
         got = registers.get(register, bytes(size))
         if expected is None or not hmac.compare_digest(got, expected):
@@ -96,3 +121,79 @@ def check_ccel(events: Sequence[LoggedEvent], rtmr: Sequence[bytes]) -> None:
     attested = {number + 1: value for number, value in enumerate(rtmr)}
     names = {number + 1: f"rtmr{number}" for number in range(len(rtmr))}
     check_registers(events, attested, algorithm="sha384", names=names)
+
+
+def check_tpm_log(events: Sequence[LoggedEvent], pcrs: Mapping[int, bytes]) -> bool | None:
+    """Hold a TPM's event log against the registers of its SHA-256 bank that were attested.
+
+    Returns:
+        Whether secure boot was on; None where the log doesn't tell, or register 7 isn't attested.
+
+    Raises:
+        NotGenuineError: ``eventlog.replay``, ``eventlog.description``.
+        MalformedError: ``eventlog.locality``, ``eventlog.variable``; see `check_registers`.
+    """
+    check_registers(
+        events, pcrs, algorithm="sha256", names={number: f"pcr{number}" for number in pcrs},
+        initial=_initial(events),
+    )  # fmt: skip
+    return _secure_boot(events) if _SECURE_BOOT_PCR in pcrs else None
+
+
+def _initial(events: Sequence[LoggedEvent]) -> dict[int, bytes]:
+    """How a TPM's registers start, of the SHA-256 bank."""
+    initial = dict.fromkeys(_LATE_LAUNCH, b"\xff" * 32)
+    found = [
+        event.data[len(_STARTUP_LOCALITY) :]
+        for event in events
+        if event.type == EV_NO_ACTION and event.data.startswith(_STARTUP_LOCALITY)
+    ]
+    if not found:
+        return initial
+    if len(found) != 1 or len(found[0]) != 1 or found[0][0] not in _LOCALITIES:
+        raise MalformedError(
+            "eventlog.locality",
+            "the event log doesn't say plainly who started the TPM",
+            field="StartupLocality",
+            expected="one event, of locality 0, 3 or 4",
+            got=" and ".join(each[:8].hex() for each in found[:4]),
+        )
+    return initial | {0: found[0].rjust(32, b"\0")}
+
+
+def _secure_boot(events: Sequence[LoggedEvent]) -> bool | None:
+    """What the firmware measured of the variable SecureBoot."""
+    values = []
+    for event in events:
+        if event.register != _SECURE_BOOT_PCR or event.type != _VARIABLE_DRIVER_CONFIG:
+            continue
+        value = _value_of_secure_boot(event.data)
+        if value is None:
+            continue
+        if not hmac.compare_digest(
+            hashlib.sha256(event.data).digest(), event.digests.get("sha256", b"")
+        ):
+            raise NotGenuineError(
+                "eventlog.description",
+                "the event log describes another value than was measured",
+                field="SecureBoot",
+                expected=event.digests.get("sha256", b"").hex(),
+                got=hashlib.sha256(event.data).hexdigest(),
+                remedy="Nothing can repair it: the log was changed.",
+            )
+        values.append(value == b"\x01")
+    return all(values) if values else None
+
+
+def _value_of_secure_boot(data: bytes) -> bytes | None:
+    """The value, where UEFI_VARIABLE_DATA is of that variable; else None."""
+    r = ByteReader(data, what="UEFI variable")
+    guid, characters, size = r.take(16, "VariableName"), r.uint(8, "name length"), r.uint(8, "size")
+    if characters > _MAX_NAME or size > _MAX_VALUE:
+        raise MalformedError(
+            "eventlog.variable", "the event log has a variable of unexpected size",
+            field="UEFI_VARIABLE_DATA", got=f"{characters} characters, {size} bytes",
+        )  # fmt: skip
+    name, value = r.take(2 * characters, "UnicodeName"), r.take(size, "VariableData")
+    r.finish()
+    return value if guid == _GLOBAL_VARIABLE and name == _SECURE_BOOT else None

@@ -46,6 +46,8 @@ class VendorRoots:
         nitro: fingerprint of AWS's root.
         nvidia_device: fingerprint of the root of devices.
         nvidia_rim: fingerprint of the root of manifests.
+        tpm: fingerprints of TPM makers' roots. None is pinned: there are many makers, and which of
+            them an endorsement key ends at is the claim ``ek_root``.
     """
 
     amd: Mapping[str, Sha256] = field(default_factory=lambda: AMD_ROOTS)
@@ -53,6 +55,7 @@ class VendorRoots:
     nitro: Sha256 = AWS_NITRO_ROOT
     nvidia_device: Sha256 = NVIDIA_DEVICE_ROOT
     nvidia_rim: Sha256 = NVIDIA_RIM_ROOT
+    tpm: tuple[Sha256, ...] = ()
 
 
 VENDOR_ROOTS = VendorRoots()

@@ -3,14 +3,18 @@
  1. The quote parses, and a TPM generated it (`casemate.evidence.tpm`).
  2. The attestation key signed it.
  3. It covers the registers that came along, and nothing else: their digest is the quote's.
+ 4. Where there are records of AK activations, one of them is of this key: it lives in a TPM whose
+    maker certified it.
 
 Source: see `casemate.evidence.tpm`.
 """
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import hmac
+from collections.abc import Collection, Sequence
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -23,12 +27,15 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 
-from casemate.errors import MalformedError, NotGenuineError
+from casemate.endorsements.activation import AkActivation
+from casemate.errors import MalformedError, NotGenuineError, UnavailableError
 from casemate.evidence import Tee
 from casemate.evidence.tpm import TpmEvidence, TpmSignature, parse_tpm_evidence
-from casemate.types import ReportData, sha256
+from casemate.evidence.tpm_public import parse_tpm_public
+from casemate.types import ReportData, Sha256, sha256
 from casemate.verify.checks import CheckList
 from casemate.verify.report import ClaimValue, VerifiedReport
+from casemate.verify.tpm_activation import verify_ak_activation
 
 _HASHES: dict[str, hashes.HashAlgorithm] = {
     "sha256": hashes.SHA256(),
@@ -38,22 +45,36 @@ _HASHES: dict[str, hashes.HashAlgorithm] = {
 _MIN_RSA_BITS = 2048
 
 
-def verify_tpm(data: bytes, *, checks: CheckList | None = None) -> VerifiedReport:
+def verify_tpm(
+    data: bytes,
+    *,
+    at: datetime.datetime,
+    activations: Sequence[AkActivation] = (),
+    ek_roots: Collection[Sha256] = (),
+    checks: CheckList | None = None,
+) -> VerifiedReport:
     """Verify a quote under the attestation key that came along with it.
 
     Args:
         data: JSON (see `casemate.evidence.tpm.parse_tpm_evidence`).
+        at: the time, for the certificates in the records; a quote itself has none.
+        activations: the verifier's own records of which attestation keys are in which TPMs.
+        ek_roots: fingerprints of TPM makers' roots; see
+            `casemate.verify.tpm_activation.verify_ak_activation`.
         checks: collects the checks.
 
     Returns:
-        The report; the claim ``ak`` is the SHA-256 of the attestation key.
+        The report; the claim ``ak`` is the SHA-256 of the attestation key. With a record, ``ek``
+        and ``ek_root`` are those of the endorsement key's certificate and of its root.
 
     Raises:
         MalformedError: it can't be read.
-        NotGenuineError: ``tpm.*``.
+        UnavailableError: ``tpm.no-activation`` where there are records, and none of this key.
+        NotGenuineError: ``tpm.*``, ``tpm-ek.*``.
 
-    Does not check: whose the attestation key is. A quote by itself proves nothing: a policy must
-        name the key, or it must come from an endorsed one (`casemate.verify.azure`).
+    Does not check: whose the attestation key is, without a record. A quote by itself proves
+        nothing: a policy must name the key or the maker's root, or the key must come from an
+        endorsed one (`casemate.verify.azure`).
     """
     checks = CheckList() if checks is None else checks
     with checks.check("tpm.quote", "the quote has the form that TPMs give it"):  # 1
@@ -66,12 +87,40 @@ def verify_tpm(data: bytes, *, checks: CheckList | None = None) -> VerifiedRepor
                 "tpm.ak", "the attestation key can't be read", field="ak_public"
             ) from error
     verify_tpm_quote(evidence, key, checks)
+    claims = tpm_claims(evidence, key)
+    if activations:
+        with checks.check(
+            "tpm.activation", "the attestation key is in a TPM that is certified"
+        ):  # 4
+            spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            claims |= _endorsed(spki, activations, at, ek_roots)
     return VerifiedReport(
         tee=Tee.TPM,
         report_data=bound_by(evidence),
-        claims=tpm_claims(evidence, key),
+        claims=claims,
         checks=checks.done(),
     )
+
+
+def _endorsed(
+    spki: bytes,
+    activations: Sequence[AkActivation],
+    at: datetime.datetime,
+    ek_roots: Collection[Sha256],
+) -> dict[str, ClaimValue]:
+    """Rule 4: what the attestation key's TPM is."""
+    mine = [each for each in activations if parse_tpm_public(each.ak_public).spki == spki]
+    if not mine:
+        raise UnavailableError(
+            "tpm.no-activation",
+            "whether the attestation key is in a certified TPM can't be told",
+            field="ak_public",
+            expected=f"a record of the activation of {sha256(spki)}",
+            got=f"{len(activations)} of other keys",
+            remedy="Challenge the TPM through its endorsement key.",
+        )
+    key = verify_ak_activation(mine[0], at=at, roots=ek_roots)
+    return {"ek": bytes(key.ek), "ek_root": bytes(key.ek_root)}
 
 
 def verify_tpm_quote(evidence: TpmEvidence, key: PublicKeyTypes, checks: CheckList) -> None:

@@ -71,15 +71,7 @@ def make_credential(
     Does not check: the endorsement key's certificate (`casemate.verify.chain.verify_chain`), nor
         the answer: compare it with ``secret`` in constant time.
     """
-    if not attestation_key.attests:  # 1
-        raise NotGenuineError(
-            "tpm.ak-attributes",
-            "the attestation key doesn't have to live in a TPM, or signs what anybody likes",
-            field="objectAttributes",
-            expected="fixedTPM, fixedParent, sensitiveDataOrigin, restricted, sign, and no decrypt",
-            got=f"{attestation_key.attributes:#010x}",
-            remedy="Make the key as a restricted signing key.",
-        )
+    require_attesting(attestation_key)  # 1
     if not 16 <= len(secret) <= _MAX_SECRET or len(seed) != SEED_SIZE:
         raise _unusable("secret and seed", "16 to 32 bytes, and 32 bytes")
     if isinstance(endorsement_key, rsa.RSAPublicKey):
@@ -98,6 +90,23 @@ def make_credential(
     integrity_key = _kdfa(seed, "INTEGRITY", b"", 256)
     integrity = hmac.digest(integrity_key, identity + attestation_key.name, "sha256")
     return Credential(blob=_sized(integrity) + identity, secret=encrypted)
+
+
+def require_attesting(key: TpmPublic) -> None:
+    """Rule 1.
+
+    Raises:
+        NotGenuineError: ``tpm.ak-attributes``.
+    """
+    if not key.attests:
+        raise NotGenuineError(
+            "tpm.ak-attributes",
+            "the attestation key doesn't have to live in a TPM, or signs what anybody likes",
+            field="objectAttributes",
+            expected="fixedTPM, fixedParent, sensitiveDataOrigin, restricted, sign, and no decrypt",
+            got=f"{key.attributes:#010x}",
+            remedy="Make the key as a restricted signing key.",
+        )
 
 
 def _kdfa(key: bytes, label: str, context: bytes, bits: int) -> bytes:

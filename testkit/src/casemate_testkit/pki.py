@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
@@ -166,10 +166,28 @@ class Authority:
         return builder.sign(signer.key, _hash(signer.key)).public_bytes(Encoding.DER)
 
 
-def make(
+def make(subject: str, *, issuer: Authority | None = None, **options: Unpack[Options]) -> Authority:
+    """A certificate, by default of a CA that is valid for two years; self-signed without issuer.
+
+    Args:
+        subject: the common name.
+        issuer: who issues it.
+        options: see `Options` and `certify`; ``curve`` is the new key's.
+    """
+    key = ec.generate_private_key(options.get("curve", P384))
+    certificate = certify(
+        key.public_key(), subject, issuer.key if issuer else key,
+        issuer.certificate.subject if issuer else name(subject), **options,
+    )  # fmt: skip
+    return Authority(key, certificate)
+
+
+def certify(
+    public_key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
     subject: str,
+    signer: ec.EllipticCurvePrivateKey,
+    issuer: x509.Name,
     *,
-    issuer: Authority | None = None,
     ca: bool = True,
     path_length: int | None = None,
     cert_sign: bool = True,
@@ -178,17 +196,25 @@ def make(
     extensions: dict[str, bytes] | None = None,
     critical: tuple[str, ...] = (),
     issuer_name: str | None = None,
-    curve: ec.EllipticCurve = P384,
+    curve: ec.EllipticCurve = P384,  # noqa: ARG001  of `make`
     usages: tuple[x509.ObjectIdentifier, ...] = (),
-) -> Authority:
-    """A certificate, by default of a CA that is valid for two years; self-signed without issuer."""
-    key = ec.generate_private_key(curve)
-    issued_by = name(issuer_name) if issuer_name else None
+) -> x509.Certificate:
+    """A certificate of any key.
+
+    Args:
+        public_key, subject: whose it is; an empty subject has no name.
+        signer, issuer: who issues it; ``issuer_name`` is another's name in its place.
+        ca, path_length, cert_sign: what the key may issue.
+        start, end: when it is valid.
+        extensions, critical: further ones by number, and which of them are critical.
+        usages: extended key usages.
+        curve: ignored.
+    """
     builder = (
         x509.CertificateBuilder()
-        .subject_name(name(subject))
-        .issuer_name(issued_by or (issuer.certificate.subject if issuer else name(subject)))
-        .public_key(key.public_key())
+        .subject_name(name(subject) if subject else x509.Name([]))
+        .issuer_name(name(issuer_name) if issuer_name else issuer)
+        .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(start)
         .not_valid_after(end)
@@ -207,8 +233,7 @@ def make(
     for dotted, value in (extensions or {}).items():
         unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier(dotted), value)
         builder = builder.add_extension(unknown, dotted in critical)
-    signer = issuer.key if issuer else key
-    return Authority(key, builder.sign(signer, _hash(signer)))
+    return builder.sign(signer, _hash(signer))
 
 
 def _hash(key: ec.EllipticCurvePrivateKey) -> hashes.SHA256 | hashes.SHA384:
