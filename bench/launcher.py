@@ -48,6 +48,7 @@ def rows(scratch: Path) -> Iterator[Row]:
     build_contract_and_policy(project, images, now=datetime.datetime.now(datetime.UTC))
     with Services() as services:
         log = folder / "broker.log"
+        project.audit.parent.mkdir()
         broker = services.start("broker", broker_command(project), log=log)
         broker.wait_for(lambda: answers(broker_port), timeout=30)
         runs = [_launch(project, port) for _ in range(_ROUNDS)]

@@ -8,6 +8,7 @@ import click
 
 from casemate.cli.options import project_option
 from casemate.project.build import Project
+from casemate.project.containers import stop_containers
 from casemate.project.running import stop_project
 
 
@@ -16,7 +17,7 @@ from casemate.project.running import stop_project
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def command(project: Project, as_json: bool) -> None:
     """Stop the project's broker and workload, and wait until nothing of them is left."""
-    stopped = stop_project(project)
+    stopped = stop_project(project) | stop_containers(project)
     if as_json:
         click.echo(json.dumps({"stopped": stopped}))
     else:

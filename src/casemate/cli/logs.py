@@ -9,6 +9,7 @@ import click
 
 from casemate.cli.options import project_option
 from casemate.project.build import Project
+from casemate.project.containers import container_log, running_containers
 from casemate.project.running import BROKER, WORKLOAD, log_file, running_state
 
 _AUDIT = "audit"
@@ -23,6 +24,11 @@ def command(program: str | None, project: Project, follow: bool) -> None:
     """Show what PROGRAM said; without one, broker and workload, each line with its name."""
     names = [program] if program else [BROKER, WORKLOAD]
     width = max(map(len, names))
+    if program != _AUDIT and (found := running_containers(project)) is not None:
+        for name in names:
+            for line in container_log(found, name).splitlines():
+                click.echo(line if program else f"{name:<{width}} | {line}")
+        return
     offsets = dict.fromkeys(names, 0)
     while True:
         alive = follow and running_state(project) is not None

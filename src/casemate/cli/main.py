@@ -16,6 +16,7 @@ from casemate.errors.render import render_error
 _COMMANDS = {
     "new": "Write a commented casemate.toml to start from",
     "build": "From casemate.toml to sealed images, contract and policy",
+    "package": "Container images of broker, workload and client",
     "up": "Build, then run broker and workload",
     "status": "Does it run, who attested, what was released?",
     "logs": "What broker and workload said",

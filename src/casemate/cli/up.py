@@ -10,7 +10,9 @@ import click
 
 from casemate.cli.build import build
 from casemate.cli.options import project_option
+from casemate.cli.package import write_packages
 from casemate.project.build import Project
+from casemate.project.containers import ENGINES, find_engine, start_containers
 from casemate.project.programs import casemate_command
 from casemate.project.running import RunState, run_project, start_detached
 
@@ -20,6 +22,16 @@ from casemate.project.running import RunState, run_project, start_detached
 @click.option("-s", "--server", metavar="HOST", help="Where launchers find the broker instead.")
 @click.option("-p", "--port", type=click.IntRange(1, 65535), help="Its port instead.")
 @click.option("-d", "--detach", is_flag=True, help="Return when the workload serves; go on.")
+@click.option(
+    "--containers", is_flag=True,
+    help="Run container images with podman or docker; they go on in the background.",
+)  # fmt: skip
+@click.option("--engine", type=click.Choice(ENGINES), help="Which of the two.")
+@click.option("-r", "--registry", default="demo", show_default=True, help="Images' names.")
+@click.option("-g", "--tag", default="latest", show_default=True, help="Images' tag.")
+@click.option(
+    "--memory", default="2g", show_default=True, help="What a container may decrypt into."
+)
 @click.option("--no-build", is_flag=True, help="Run what was built before.")
 @click.option(
     "--allow-disk", is_flag=True,
@@ -31,18 +43,37 @@ def command(
     server: str | None,
     port: int | None,
     detach: bool,
+    containers: bool,
+    engine: str | None,
+    registry: str,
+    tag: str,
+    memory: str,
     no_build: bool,
     allow_disk: bool,
     as_json: bool,
 ) -> None:
     """Build the project, then run its broker and its workload on this machine.
 
-    Stays until Ctrl-C, SIGTERM or casemate down, or until one of the two ends; the other is then
-    stopped too.
+    As processes, it stays until Ctrl-C, SIGTERM or casemate down, or until one of the two ends;
+    the other is then stopped too.
     """
     project = project.at(server=server, port=port)
     if not no_build:
         build(project)
+    if containers:
+        layout = project.folder / "packages"
+        start_containers(
+            project,
+            write_packages(project, layout, registry=registry, tag=tag, names={}),
+            layout,
+            engine=find_engine(engine),
+            memory=memory,
+            say=lambda text: click.echo(f"casemate up: {text}", err=True),
+        )
+        if as_json:
+            click.echo(json.dumps({"event": "ready", "port": project.manifest.workload.port}))
+        click.echo("casemate up: goes on in the background; casemate down stops it", err=True)
+        return
     if detach:
         host, number = project.manifest.broker
         state = start_detached(

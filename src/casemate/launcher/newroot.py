@@ -282,9 +282,9 @@ def _place(
         descriptor = os.open(name, flags, 0o600, dir_fd=folder)
         with os.fdopen(descriptor, "wb") as file:
             file.write(secret.reveal())
+            os.fchmod(descriptor, placement.mode)  # first, while it is ours: else it takes a right
             if owner is not None:
                 os.fchown(descriptor, *owner)
-            os.fchmod(descriptor, placement.mode)
     except OSError as error:
         raise _unplaceable(placement.path, error) from error
     finally:

@@ -129,7 +129,7 @@ class Project:
     @property
     def audit(self) -> Path:
         """The broker's audit trail."""
-        return self.folder / "audit.jsonl"
+        return self.folder / "audit" / "audit.jsonl"
 
     @property
     def broker_address(self) -> str:

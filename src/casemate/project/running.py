@@ -24,6 +24,7 @@ from casemate.encoding import MapReader, decode_json
 from casemate.errors import CasemateError, UnavailableError, UsageError
 from casemate.image.reader import ImageFile
 from casemate.project.build import Project
+from casemate.project.containers import running_containers
 from casemate.project.contracts import read_contract_file
 from casemate.project.files import replace_public
 from casemate.project.manifest import Manifest
@@ -129,6 +130,7 @@ def run_project(
         )  # fmt: skip
     with terminated_like_interrupted(), _claimed(project), Services() as services:
         (project.folder / "log").mkdir(exist_ok=True)
+        project.audit.parent.mkdir(exist_ok=True)
         state = RunState(
             pid=os.getpid(), since=_now().isoformat(timespec="seconds"), ready=False,
             broker=project.broker_address, port=project.manifest.workload.port,
@@ -237,13 +239,14 @@ def describe(project: Project) -> Status:
     """
     manifest: Manifest = project.manifest
     state = running_state(project)
+    contained = running_containers(project) is not None
     contract = read_contract_file(project.contract) if project.contract.exists() else None
     ends, days = _certificate(project)
     released, refused = _audited(project)
     return Status(
         name=manifest.name,
-        running=state is not None,
-        ready=state is not None and state.ready,
+        running=state is not None or contained,
+        ready=contained or (state is not None and state.ready),
         since=state.since if state else None,
         broker=project.broker_address,
         port=manifest.workload.port,

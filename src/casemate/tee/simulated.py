@@ -44,7 +44,7 @@ _COMMON_PACKAGES = (
 _LAUNCHER_PACKAGES = (*_COMMON_PACKAGES, "image", "launcher")
 _BROKER_PACKAGES = (*_COMMON_PACKAGES, "broker")
 # fmt: on
-_MEASURED_DISTRIBUTIONS = (
+MEASURED_DISTRIBUTIONS = (
     "cbor2",
     "cffi",
     "cryptography",
@@ -53,7 +53,7 @@ _MEASURED_DISTRIBUTIONS = (
     "pyopenssl",
     "typing_extensions",
 )
-_CODE_SUFFIXES = (".py", ".so")
+CODE_SUFFIXES = (".py", ".so")
 
 
 def development_root_path() -> Path:
@@ -169,15 +169,15 @@ def _measured_files(root: Path, packages: tuple[str, ...]) -> Iterator[tuple[str
     yield "casemate/__init__.py", root / "__init__.py"
     for package in packages:
         for path in (root / package).rglob("*"):
-            if path.suffix in _CODE_SUFFIXES:
+            if path.suffix in CODE_SUFFIXES:
                 yield f"casemate/{path.relative_to(root).as_posix()}", path
-    for name in _MEASURED_DISTRIBUTIONS:
+    for name in MEASURED_DISTRIBUTIONS:
         try:
             files = metadata.distribution(name).files or []
         except metadata.PackageNotFoundError:
             continue
         for file in files:
-            if file.suffix in _CODE_SUFFIXES:
+            if file.suffix in CODE_SUFFIXES:
                 yield f"{name}/{file.as_posix()}", Path(str(file.locate()))
 
 

@@ -195,6 +195,7 @@ class _Demo:
     def start_broker(self) -> None:
         port = self.ports[0]
         with self._teller.step("Start the broker") as step:
+            self._project.audit.parent.mkdir()
             broker = self._services.start(
                 "broker", broker_command(self._project), log=self._folder / "broker.log"
             )
