@@ -8,6 +8,7 @@ encoding, a value that was accepted must encode to the same bytes.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -61,8 +62,12 @@ from casemate.protocol.binding import parse_claims
 from casemate.protocol.contract import LaunchContract
 from casemate.protocol.contract_source import contract_from_source
 from casemate.protocol.key_broker import parse_refusal, parse_reply, parse_request
+from casemate.serving.dtypes import BY_ONNX
+from casemate.serving.settings import parse_model_config
+from casemate.serving.signature import TensorSpec, parse_signatures
 from casemate.serving.ssl_config import parse_ssl_config
 from casemate.serving.tensors import decode_tensor
+from casemate.serving.warmup import read_records
 from casemate.serving.wire import tensorflow_serving_pb2 as serving_wire
 from casemate.types import Sha384
 from casemate.verify.eventlog import check_tpm_log
@@ -118,6 +123,18 @@ def _contract_source(data: bytes) -> None:
         read_text=lambda file: file,
     )
     assert LaunchContract.parse(contract.encode()) == contract, "a launcher reads another contract"
+
+
+def _signatures(data: bytes) -> None:
+    element = BY_ONNX["tensor(float)"]
+    inputs = {"x": TensorSpec(name="x", element=element, shape=(None, 8, 8, 3))}
+    outputs = {"y": TensorSpec(name="y", element=element, shape=(None, 2))}
+    parse_signatures(data, inputs, outputs)
+
+
+def _warmup(data: bytes) -> None:
+    for _ in read_records(io.BytesIO(data)):
+        pass
 
 
 def _tensor(data: bytes) -> None:
@@ -255,6 +272,16 @@ targets:
 python: {requirements: requirements.lock}
 users: [{name: serve, uid: 1000, gid: 1000}]
 """
+_SIGNATURES = (
+    b'{"format": 1, "signatures": {"s": {"method": "classify", "inputs": {"i": {"tensor": "x", '
+    b'"picture": {"resize": "crop", "mean": [1, 2, 3]}}}, "outputs": {"scores": "y"}}}}'
+)
+_MODELS = (
+    b'model_config_list { config { name: "m" base_path: "/m" model_version_policy '
+    b'{ specific { versions: 3 } } version_labels { key: "stable" value: 3 } } }'
+)
+# A TFRecord of nothing.
+_RECORD = b"\x00\x00\x00\x00\x00\x00\x00\x00)\x03\x98\x07\xd8\xea\x82\xa2"
 _SSL = b'server_key: "k"\nserver_cert: "c"\nclient_verify: false\n'
 _TENSORS = (
     serving_wire.TensorProto(
@@ -417,5 +444,8 @@ TARGETS: Mapping[str, Target] = {
     ),
     # The model server
     "tensor": Target(run=_tensor, seeds=_given(*_TENSORS)),
+    "signatures": Target(run=_signatures, seeds=_given(_SIGNATURES)),
+    "model-config": Target(run=parse_model_config, seeds=_given(_MODELS)),
+    "warmup": Target(run=_warmup, seeds=_given(_RECORD)),
     "ssl-config": Target(run=parse_ssl_config, allowed=_ANY_CAUSE, seeds=_given(_SSL)),
 }

@@ -8,17 +8,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from tests.support.models import served_core
 from tests.support.onnx_models import identity_model
 
 from casemate.errors import MalformedError
 from casemate.serving.dtypes import ELEMENT_TYPES
-from casemate.serving.model import Model
-from casemate.serving.runtime import ort
-from casemate.serving.service import Service, handlers
+from casemate.serving.grpc_service import Endpoint, tensorflow_handlers
+from casemate.serving.lifecycle import Gate
+from casemate.serving.tensorflow_api import TensorFlowApi
 from casemate.serving.tensors import decode_tensor, encode_tensor
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
 LIMIT = 1 << 16
+CLEAR = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION,
+)
 NUMERIC = [element for element in ELEMENT_TYPES if element.number != wire.DT_STRING]
 
 
@@ -82,13 +88,17 @@ class _Context:
     def __init__(self):
         self.code, self.details = grpc.StatusCode.OK, ""
 
+    def time_remaining(self):
+        return 60.0
+
     def set_code(self, code):
         self.code = code
 
     def set_details(self, details):
         self.details = details
 
-    def add_callback(self, _):
+    def add_callback(self, callback):
+        callback()
         return True
 
 
@@ -98,10 +108,11 @@ class _Call:
 
 
 @pytest.fixture(scope="module")
-def predict():
-    session = ort.InferenceSession(identity_model(shape=["n", 2]))
-    service = Service(Model(name="m", version=1, session=session), max_bytes=LIMIT)
-    (handler, *_) = handlers(service)
+def predict(tmp_path_factory):
+    base = tmp_path_factory.mktemp("m")
+    core = served_core(base, identity_model(shape=["n", 2]), max_bytes=LIMIT)
+    endpoint = Endpoint(core=core, gate=Gate(8))
+    (handler, *_) = tensorflow_handlers(endpoint, TensorFlowApi(core))
     return handler.service(_Call("/tensorflow.serving.PredictionService/Predict")).unary_unary
 
 
@@ -111,7 +122,7 @@ def _answer(predict, content):
     if context.code is grpc.StatusCode.OK:
         wire.PredictResponse.FromString(reply)
     else:
-        assert context.code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
+        assert context.code in CLEAR
         assert context.details
     return context.code
 

@@ -7,29 +7,41 @@ from onnx import TensorProto, helper
 from tests.support.onnx_models import as_model, identity_model, put_model
 
 from casemate.errors import MalformedError, UsageError
-from casemate.serving.model import find_version, load_model
+from casemate.serving.model import EngineOptions, load_model
+from casemate.serving.source import list_versions
+
+ONE_THREAD = EngineOptions(intra_op_threads=1)
 
 
-def test_the_highest_version_is_served(tmp_path):
+def load(base):
+    return load_model(base / "1" / "model.onnx", ONE_THREAD)
+
+
+def test_a_version_is_a_number_with_a_model_in_it(tmp_path):
     for version in (2, 10, 9):
         put_model(tmp_path, identity_model(), version=version)
     (tmp_path / "11").mkdir()  # not a model yet
     (tmp_path / "99x").mkdir()
     (tmp_path / "notes.txt").touch()
 
-    assert find_version(tmp_path) == (10, tmp_path / "10" / "model.onnx")
-    assert load_model("m", tmp_path, intra_op_threads=1).version == 10
+    assert sorted(list_versions(tmp_path)) == [2, 9, 10]
 
 
-def test_a_missing_folder_and_an_empty_one_say_what_is_expected(tmp_path):
-    for base in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(UsageError, match=r"1/model\.onnx"):
-            load_model("m", base, intra_op_threads=1)
+def test_a_missing_folder_says_what_is_expected(tmp_path):
+    with pytest.raises(UsageError, match=r"1/model\.onnx"):
+        list_versions(tmp_path / "absent")
+
+
+def test_of_two_folders_with_one_number_the_first_counts(tmp_path):
+    for version in ("2", "02"):
+        put_model(tmp_path, identity_model(), version=version)
+
+    assert list_versions(tmp_path)[2].folder.name == "02"
 
 
 def test_a_file_that_is_not_a_model_is_refused(tmp_path):
     with pytest.raises(MalformedError, match="can't load"):
-        load_model("m", put_model(tmp_path, b"junk"), intra_op_threads=1)
+        load(put_model(tmp_path, b"junk"))
 
 
 def _with_external_weights(location):
@@ -48,7 +60,7 @@ def test_weights_beside_the_model_are_read(tmp_path):
     put_model(tmp_path, _with_external_weights("weights.bin"))
     (tmp_path / "1" / "weights.bin").write_bytes(np.ones(4, "<f4").tobytes())
 
-    model = load_model("m", tmp_path, intra_op_threads=1)
+    model = load(tmp_path)
 
     assert model.run({"x": np.zeros(4, "<f4")}, ["y"])[0].tolist() == [1, 1, 1, 1]
 
@@ -64,7 +76,7 @@ def test_weights_outside_the_versions_folder_are_refused(tmp_path, how):
     (base / "1" / "link.bin").symlink_to(secret)
 
     with pytest.raises(MalformedError, match="external data"):
-        load_model("m", base, intra_op_threads=1)
+        load(base)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +89,7 @@ def test_weights_outside_the_versions_folder_are_refused(tmp_path, how):
     ],
 )
 def test_less_common_types_go_through(tmp_path, element, dtype):
-    model = load_model("m", put_model(tmp_path, identity_model(element)), intra_op_threads=1)
+    model = load(put_model(tmp_path, identity_model(element)))
     given = np.array([1, 0, 1]).astype(dtype)
 
     (result,) = model.run({"x": given}, ["x_out"])
@@ -88,7 +100,7 @@ def test_less_common_types_go_through(tmp_path, element, dtype):
 
 def test_strings_go_through(tmp_path):
     base = put_model(tmp_path, identity_model(TensorProto.STRING))
-    model = load_model("m", base, intra_op_threads=1)
+    model = load(base)
 
     (result,) = model.run({"x": np.array(["a", "é"], object)}, ["x_out"])
 
@@ -98,5 +110,5 @@ def test_strings_go_through(tmp_path):
 def test_a_type_that_cannot_be_served_is_refused_at_the_start(tmp_path):
     base = put_model(tmp_path, identity_model(TensorProto.FLOAT8E5M2))
     with pytest.raises(MalformedError) as caught:
-        load_model("m", base, intra_op_threads=1)
+        load(base)
     assert caught.value.code == "serving.model"

@@ -175,13 +175,6 @@ def test_an_ssl_config_is_tensorflow_servings():
     )
 
 
-def test_a_health_check_is_grpcs():
-    serving = wire.HealthCheckResponse.SERVING
-
-    assert wire.HealthCheckRequest(service="s").SerializeToString() == block(1, "s")
-    assert wire.HealthCheckResponse(status=serving).SerializeToString() == number(1, 1)
-
-
 def test_what_is_committed_is_what_the_definitions_compile_to():
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / "compile-protos", "--check"],

@@ -42,9 +42,12 @@ def server_command(*flags: str) -> list[str]:
 
 @contextlib.contextmanager
 def running(
-    base: Path, scratch: Path, *flags: str, name: str = "resnet", tls: bool = True
+    base: Path | None, scratch: Path, *flags: str, name: str = "resnet", tls: bool = True
 ) -> Iterator[Running]:
-    """Run the server on a free port until the block ends."""
+    """Run the server on a free port until the block ends.
+
+    Without ``base``, the flags say what is served.
+    """
     certificate = None
     if tls:
         identity = make_tls_identity(("localhost",), now=datetime.datetime.now(datetime.UTC))
@@ -52,9 +55,8 @@ def running(
         config.write_bytes(tensorflow_serving_ssl_config(identity).reveal())
         certificate = identity.certificate
         flags = (*flags, f"--ssl_config_file={config}")
-    command = server_command(
-        "--port=0", "--host=127.0.0.1", f"--model_name={name}", f"--model_base_path={base}", *flags
-    )
+    what = (f"--model_name={name}", f"--model_base_path={base}") if base else ()
+    command = server_command("--port=0", "--host=127.0.0.1", *what, *flags)
     log = scratch / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)

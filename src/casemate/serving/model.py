@@ -1,9 +1,11 @@
-"""A model on disk and in ONNX Runtime."""
+"""A model in ONNX Runtime."""
 
 from __future__ import annotations
 
 import ctypes
 import math
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,47 +13,45 @@ from typing import Final
 
 import numpy as np
 
-from casemate.errors import MalformedError, UsageError
-from casemate.serving.dtypes import BFLOAT16_IN_ONNX, BY_ONNX, Array, ElementType
+from casemate.errors import MalformedError
+from casemate.serving.dtypes import BFLOAT16_IN_ONNX, BY_ONNX, Array
 from casemate.serving.runtime import ort
+from casemate.serving.signature import TensorSpec
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
-MODEL_FILE: Final = "model.onnx"
-_MAX_VERSION_DIGITS: Final = 18
+# Up to here a model's weights are held twice, for the sake of throughput.
+_MAX_TWICE_BYTES: Final = 512 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TensorSpec:
-    """An input or output: name, element type, and sizes, None where any will do."""
+class EngineOptions:
+    """How models are computed.
 
-    name: str
-    element: ElementType
-    shape: tuple[int | None, ...]
+    Args:
+        intra_op_threads: threads that compute one request; 0: as the load allows. One request
+            alone then gets every core, and several at a time get one each.
+        inter_op_threads: parts of a model's graph that are computed at the same time; 0 or 1: one.
+    """
 
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of this shape can be this one."""
-        return len(shape) == len(self.shape) and all(
-            mine is None or mine == given for mine, given in zip(self.shape, shape, strict=True)
-        )
-
-    def __str__(self) -> str:
-        sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
-        return f"{self.element.name} [{sizes}]"
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
 
 
 class Model:
     """One version of a model, ready to run from any number of threads.
 
     Args:
-        name: the name that requests give.
-        version: the number of its folder.
-        session: ONNX Runtime's.
+        session: ONNX Runtime's, which may use every core for one request.
+        narrow: another of the same model that uses one core; None: ``session`` does always.
     """
 
-    def __init__(self, *, name: str, version: int, session: ort.InferenceSession) -> None:
-        self.name = name
-        self.version = version
+    def __init__(
+        self, session: ort.InferenceSession, *, narrow: ort.InferenceSession | None = None
+    ) -> None:
         self._session = session
+        self._narrow = narrow
+        self._lock = threading.Lock()
+        self._running = 0
         self.inputs = {spec.name: spec for spec in map(_spec, session.get_inputs())}
         self.outputs = {spec.name: spec for spec in map(_spec, session.get_outputs())}
         # bfloat16 has no NumPy type, so models with it take the longer way.
@@ -66,18 +66,26 @@ class Model:
         Raises:
             MalformedError: ``serving.input`` where the model can't take these inputs.
         """
+        with self._lock:
+            self._running += 1
+            session = self._session if self._running == 1 or not self._narrow else self._narrow
         try:
             if self._has_bfloat16:
-                return self._run_with_bfloat16(feeds, outputs)
-            results: list[Array] = self._session.run(list(outputs), dict(feeds))
+                return self._run_with_bfloat16(session, feeds, outputs)
+            results: list[Array] = session.run(list(outputs), dict(feeds))
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             # Its message may quote the input, and says little that the specification doesn't.
             raise MalformedError(
                 "serving.input", "the model can't take these inputs together"
             ) from error
+        finally:
+            with self._lock:
+                self._running -= 1
         return results
 
-    def _run_with_bfloat16(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def _run_with_bfloat16(
+        self, session: ort.InferenceSession, feeds: Mapping[str, Array], outputs: Sequence[str]
+    ) -> list[Array]:
         values = {}
         for name, array in feeds.items():
             if self.inputs[name].element.number == wire.DT_BFLOAT16:
@@ -86,7 +94,7 @@ class Model:
                 )
             else:
                 values[name] = ort.OrtValue.ortvalue_from_numpy(np.array(array, copy=True))
-        results = self._session.run_with_ort_values(list(outputs), values)
+        results = session.run_with_ort_values(list(outputs), values)
         arrays = []
         for name, value in zip(outputs, results, strict=True):
             if self.outputs[name].element.number != wire.DT_BFLOAT16:
@@ -98,50 +106,39 @@ class Model:
         return arrays
 
 
-def find_version(base: Path) -> tuple[int, Path]:
-    """The highest version under ``base`` that holds a model: its number and file.
-
-    Raises:
-        UsageError: ``serving.model-path`` where there is none.
-    """
-    versions = {}
-    try:
-        for folder in base.iterdir():
-            text = folder.name
-            numeric = text.isascii() and text.isdigit() and len(text) <= _MAX_VERSION_DIGITS
-            if numeric and (folder / MODEL_FILE).is_file():
-                versions[int(text)] = folder / MODEL_FILE
-    except OSError as error:
-        raise _no_model(base, error.strerror or "unreadable") from error
-    if not versions:
-        raise _no_model(base, "no such file")
-    return max(versions.items())
-
-
-def load_model(name: str, base: Path, *, intra_op_threads: int) -> Model:
-    """Load the highest version of the model under ``base``.
+def load_model(path: Path, options: EngineOptions) -> Model:
+    """Load a model.
 
     Libraries of custom operators are never loaded, and ONNX Runtime refuses weights outside the
     version's folder.
 
     Args:
-        name: the name that requests give.
-        base: holds ``N/model.onnx`` for each version N.
-        intra_op_threads: threads that compute one request; 0: one a core.
+        path: the model's file.
+        options: how it is computed.
 
     Raises:
-        UsageError: ``serving.model-path``.
         MalformedError: ``serving.model`` where ONNX Runtime can't load it.
     """
-    version, path = find_version(base)
+    cores = len(os.sched_getaffinity(0))
+    session = _session(path, options.intra_op_threads or cores, options.inter_op_threads)
+    small = path.stat().st_size <= _MAX_TWICE_BYTES
+    if options.intra_op_threads or cores == 1 or not small:
+        return Model(session)
+    return Model(session, narrow=_session(path, 1, options.inter_op_threads))
+
+
+def _session(path: Path, intra_op_threads: int, inter_op_threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
+    if inter_op_threads > 1:
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+        options.inter_op_num_threads = inter_op_threads
     options.log_severity_level = 3
     # Threads that spin while they wait for work take the cores that TLS and gRPC need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no other common type
         raise MalformedError(
             "serving.model",
@@ -149,7 +146,6 @@ def load_model(name: str, base: Path, *, intra_op_threads: int) -> Model:
             field=str(path),
             expected="an ONNX model whose external data, if any, lies in the same folder",
         ) from error
-    return Model(name=name, version=version, session=session)
 
 
 def _spec(node: ort.NodeArg) -> TensorSpec:
@@ -164,14 +160,3 @@ def _spec(node: ort.NodeArg) -> TensorSpec:
         )
     shape = tuple(size if isinstance(size, int) and size >= 0 else None for size in node.shape)
     return TensorSpec(name=node.name, element=element, shape=shape)
-
-
-def _no_model(base: Path, got: str) -> UsageError:
-    return UsageError(
-        "serving.model-path",
-        f"no model under {base}",
-        field="model_base_path",
-        expected=f"{base}/1/{MODEL_FILE}, or another version number",
-        got=got,
-        remedy="Name the folder that holds the numbered versions, not a version itself.",
-    )

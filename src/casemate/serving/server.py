@@ -1,4 +1,4 @@
-"""The process: load, open the port, say so, answer until told to stop, drain."""
+"""The process: load, open the ports, say so, answer until told to stop, drain."""
 
 from __future__ import annotations
 
@@ -15,66 +15,117 @@ from typing import Final
 import grpc
 
 from casemate.errors import UnavailableError, UsageError
+from casemate.serving.core import Core
+from casemate.serving.discovery import HEALTH, Health, reflection_handler
 from casemate.serving.flags import ServerFlags
-from casemate.serving.model import Model, load_model
-from casemate.serving.service import Service, handlers
+from casemate.serving.grpc_service import MODEL, PREDICTION, Endpoint, tensorflow_handlers
+from casemate.serving.lifecycle import Gate
+from casemate.serving.loading import Loader
+from casemate.serving.metrics import Metrics, NoMetrics
+from casemate.serving.model import EngineOptions
+from casemate.serving.registry import LoadRules, Registry
+from casemate.serving.settings import ModelSettings, parse_model_config, read_text_file
 from casemate.serving.ssl_config import load_credentials
+from casemate.serving.tensorflow_api import TensorFlowApi
+from casemate.serving.watcher import Watcher
 
 _WINDOW_BYTES: Final = 4 << 20
 # Room beside the tensors for names and the message's own framing.
 _OVERHEAD_BYTES: Final = 64 << 10
 _FLUSH_SECONDS: Final = 0.3
+_KEEPALIVE_SECONDS: Final = 120
+_MAX_SAID: Final = 8
+_LOG: Final = logging.getLogger(__name__)
 
 
 class Server:
-    """A model behind a port.
+    """Models behind ports.
 
     Args:
         flags: what was asked for.
-        model: the loaded model.
 
     Raises:
-        UnavailableError: ``serving.port`` where the port can't be opened.
-        UsageError, MalformedError: ``serving.ssl-config``.
+        CasemateError: where a model can't be loaded, a file isn't what its flag says, or a port
+            can't be opened.
     """
 
-    def __init__(self, flags: ServerFlags, model: Model) -> None:
+    def __init__(self, flags: ServerFlags) -> None:
         self._flags = flags
-        self._model = model
-        self._service = Service(model, max_bytes=flags.max_message_bytes)
-        self._server = grpc.server(
-            ThreadPoolExecutor(max_workers=flags.threads, thread_name_prefix="predict"),
-            handlers=handlers(self._service),
-            options=_options(flags),
+        for flag, reason in flags.without_effect:
+            _LOG.warning("%s has no effect: %s", flag, reason)
+        credentials = load_credentials(flags.ssl_config_file) if flags.ssl_config_file else None
+        metrics = NoMetrics()
+        registry = Registry(_loader(flags, metrics).load, _rules(flags))
+        self._registry = registry
+        self._core = Core(registry, max_bytes=flags.max_message_bytes, metrics=metrics)
+        self._gate = Gate(flags.max_requests)
+        self._health = Health((PREDICTION, MODEL))
+        self._watcher = Watcher(
+            registry,
+            poll_seconds=flags.poll_seconds,
+            config_file=flags.model_config_file,
+            config_poll_seconds=flags.config_poll_seconds,
+            apply=registry.replace,
         )
-        self.port = self._open()
+        registry.start(_models(flags))
+        self._grpc = self._make_grpc()
+        self.port = self._open(credentials)
 
     def start(self) -> None:
         """Begin to answer."""
-        self._server.start()
+        self._grpc.start()
+        self._watcher.start()
 
     def drain(self) -> None:
         """Take no new requests, finish those under way within the grace period, and end."""
+        self._watcher.stop()
+        self._health.enter_graceful_shutdown()
         # Not gRPC's own grace period: with the last request it closes the connection, and what the
         # client has not read of the answer by then is lost.
-        self._service.drain(self._flags.grace_seconds)
+        self._gate.close(self._flags.grace_seconds)
         time.sleep(_FLUSH_SECONDS)
-        self._server.stop(None).wait()
+        self._grpc.stop(None).wait()
+        self._registry.close()
 
     def __str__(self) -> str:
         address = _address(self._flags.host, self.port)
         security = "TLS" if self._flags.ssl_config_file else "no TLS"
-        return f"model {self._model.name} version {self._model.version} on {address} ({security})"
+        models = [
+            f"{name} version {state.version}"
+            for name in self._registry.names()
+            for state in self._registry.states(name)
+        ]
+        return f"model {', '.join(models[:_MAX_SAID])} on {address} ({security})"
 
-    def _open(self) -> int:
+    def _make_grpc(self) -> grpc.Server:
+        api = TensorFlowApi(
+            self._core,
+            self._registry.replace if self._flags.reload_allowed else None,
+            tensor_content=self._flags.tensor_content,
+        )
+        endpoint = Endpoint(core=self._core, gate=self._gate)
+        server = grpc.server(
+            ThreadPoolExecutor(max_workers=self._flags.threads, thread_name_prefix="grpc"),
+            handlers=[
+                *tensorflow_handlers(endpoint, api),
+                reflection_handler((PREDICTION, MODEL, HEALTH)),
+            ],
+            options=_options(self._flags),
+            # What waits for a thread holds its message in memory.
+            maximum_concurrent_rpcs=self._flags.max_requests,
+        )
+        self._health.add_to(server)
+        return server
+
+    def _open(self, credentials: grpc.ServerCredentials | None) -> int:
         address = _address(self._flags.host, self._flags.port)
-        path = self._flags.ssl_config_file
-        credentials = load_credentials(path) if path else None
         try:
+            if self._flags.grpc_socket_path:
+                self._grpc.add_insecure_port(f"unix:{self._flags.grpc_socket_path}")
             if credentials is None:
-                port = self._server.add_insecure_port(address)
+                port = self._grpc.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(address, credentials)
+                port = self._grpc.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise UnavailableError(
                 "serving.port",
@@ -84,6 +135,34 @@ class Server:
                 "or the TLS key not that of the certificate?",
             ) from error
         return int(port)
+
+
+def _models(flags: ServerFlags) -> tuple[ModelSettings, ...]:
+    """What the flags, or the file that they name, say is served."""
+    if flags.model_config_file is None:
+        return (ModelSettings(name=flags.model_name, base_path=flags.model_base_path),)
+    content = read_text_file(flags.model_config_file, code="serving.model-config")
+    return parse_model_config(content)
+
+
+def _loader(flags: ServerFlags, metrics: Metrics) -> Loader:
+    return Loader(
+        engine=EngineOptions(
+            intra_op_threads=flags.intra_op_threads, inter_op_threads=flags.inter_op_threads
+        ),
+        metrics=metrics,
+        warmup_iterations=flags.warmup_iterations if flags.warmup else 0,
+        max_bytes=flags.max_message_bytes,
+    )
+
+
+def _rules(flags: ServerFlags) -> LoadRules:
+    return LoadRules(
+        retries=flags.max_load_retries,
+        retry_seconds=flags.load_retry_seconds,
+        keep_without_versions=flags.keep_versions,
+        labels_ahead=flags.labels_ahead,
+    )
 
 
 def serve(flags: ServerFlags) -> int:
@@ -104,10 +183,7 @@ def serve(flags: ServerFlags) -> int:
     # Before the model is loaded: a stop during start-up is a stop too.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    model = load_model(
-        flags.model_name, flags.model_base_path, intra_op_threads=flags.intra_op_threads
-    )
-    server = Server(flags, model)
+    server = Server(flags)
     if not stop.is_set():
         server.start()
         _say(f"ready: {server}")
@@ -122,14 +198,20 @@ def _say(text: str) -> None:
     print(f"casemate-serving: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def _options(flags: ServerFlags) -> list[tuple[str, int]]:
+def _options(flags: ServerFlags) -> list[tuple[str, int | str]]:
     return [
         ("grpc.max_receive_message_length", flags.max_message_bytes + _OVERHEAD_BYTES),
         ("grpc.max_send_message_length", -1),
         # A picture is larger than HTTP/2's first window; without this it waits for the client.
         ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
+        # The window is large enough; probing for a better one sends pings with every request.
+        ("grpc.http2.bdp_probe", 0),
         # Two servers on one port would share its connections without a word.
         ("grpc.so_reuseport", 0),
+        # A connection whose client has vanished ends.
+        ("grpc.keepalive_time_ms", _KEEPALIVE_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_SECONDS * 500),
+        *flags.channel_arguments,
     ]
 
 

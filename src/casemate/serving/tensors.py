@@ -27,17 +27,20 @@ _PACKED: Final = {"float_val": b"\x2a", "double_val": b"\x32"}
 _BYTES_OF_A_STRING_OBJECT: Final = 64
 
 
-def decode_tensor(tensor: wire.TensorProto, *, name: str, max_bytes: int) -> Array:
+def decode_tensor(
+    tensor: wire.TensorProto, *, name: str, max_bytes: int, raw_strings: bool = False
+) -> Array:
     """Turn a tensor from the wire into an array, without copying raw bytes.
 
     Args:
         tensor: what came.
         name: the input's name, for errors.
         max_bytes: limit on the array.
+        raw_strings: whether strings are any bytes, not text.
 
     Returns:
         An array, little-endian and read-only where it is a view; strings as an object array of
-        ``str``; bfloat16 as the uint16 of its bits.
+        ``str``, or of ``bytes`` where they are raw; bfloat16 as the uint16 of its bits.
 
     Raises:
         MalformedError: ``tensor.*``.
@@ -57,20 +60,33 @@ def decode_tensor(tensor: wire.TensorProto, *, name: str, max_bytes: int) -> Arr
             expected=f"tensor_content or {element.field}",
             got=", ".join(sorted(values)),
         )
+    if element.number == wire.DT_STRING:
+        if "tensor_content" in fields:
+            strings: Sequence[object] = _split_strings(fields["tensor_content"], name, count)
+        else:
+            strings = list(fields.get(element.field, ()))
+            _check_count(len(strings), name, element, count)
+        return _texts(strings, name, count, raw=raw_strings).reshape(shape)
     if "tensor_content" in fields:
         return _from_content(fields["tensor_content"], name, element, count).reshape(shape)
     return _from_list(fields.get(element.field, ()), name, element, count).reshape(shape)
 
 
-def encode_tensor(array: Array, element: ElementType) -> wire.TensorProto:
+def encode_tensor(
+    array: Array, element: ElementType, *, as_content: bool = False
+) -> wire.TensorProto:
     """Turn an array into a tensor for the wire, its values in the list for its type.
 
-    The reference's client reads ``float_val``, so raw bytes wouldn't do.
+    The reference's client reads ``float_val``, so raw bytes do only where they are asked for.
 
     Args:
         array: of ``element``'s NumPy type; bfloat16 as the uint16 of its bits.
         element: the element type.
+        as_content: raw bytes, except for strings.
     """
+    if as_content and element.number != wire.DT_STRING:
+        content = np.ascontiguousarray(array, element.dtype).tobytes()
+        return _with_shape(wire.TensorProto(tensor_content=content), array, element)
     packed = _PACKED.get(element.field)
     if packed is not None and array.size:
         content = np.ascontiguousarray(array, element.dtype).tobytes()
@@ -78,6 +94,10 @@ def encode_tensor(array: Array, element: ElementType) -> wire.TensorProto:
     else:
         tensor = wire.TensorProto()
         getattr(tensor, element.field).extend(_listed(array, element))
+    return _with_shape(tensor, array, element)
+
+
+def _with_shape(tensor: wire.TensorProto, array: Array, element: ElementType) -> wire.TensorProto:
     tensor.dtype = element.number
     for size in array.shape:
         tensor.tensor_shape.dim.add(size=size)
@@ -124,8 +144,6 @@ def _shape(
 
 
 def _from_content(content: bytes, name: str, element: ElementType, count: int) -> Array:
-    if element.number == wire.DT_STRING:
-        return _texts(_split_strings(content, name, count), name)
     expected = count * element.dtype.itemsize
     if len(content) != expected:
         raise _malformed(
@@ -142,31 +160,35 @@ def _from_content(content: bytes, name: str, element: ElementType, count: int) -
     return np.frombuffer(content, element.dtype)
 
 
-def _from_list(values: Sequence[object], name: str, element: ElementType, count: int) -> Array:
-    if len(values) > count:
+def _check_count(given: int, name: str, element: ElementType, count: int) -> None:
+    if given > count:
         raise _malformed(
-            name, element.field, "more values than the shape holds", f"at most {count}", len(values)
+            name, element.field, "more values than the shape holds", f"at most {count}", given
         )
-    if len(values) < count and count * element.dtype.itemsize > MAX_FILLED_BYTES:
+    if given < count and count * element.dtype.itemsize > MAX_FILLED_BYTES:
         raise _malformed(
             name,
             element.field,
             "a large tensor with values left out",
             expected=f"{count} values",
-            got=len(values),
+            got=given,
         )
-    if element.number == wire.DT_STRING:
-        texts = _texts(list(values), name)
-        rest = texts[-1] if len(texts) else ""
-        return np.concatenate([texts, np.full(count - len(texts), rest, object)])
+
+
+def _from_list(values: Sequence[object], name: str, element: ElementType, count: int) -> Array:
+    _check_count(len(values), name, element, count)
     dtype = np.dtype("<u2") if element.field == "half_val" else element.dtype
     try:
-        # NumPy refuses Python integers that the type can't hold; it never wraps them here.
-        given = np.array(list(values), dtype=dtype)
+        # NumPy refuses Python integers that the type can't hold, but wraps those of a message's
+        # list, which it reads much faster: so that is for lists of the very type alone.
+        exact = dtype.itemsize >= 4 or element.number == wire.DT_BOOL
+        given = np.array(values if exact else list(values), dtype=dtype)
     except (OverflowError, ValueError) as error:
         raise _malformed(
             name, element.field, "a value that its type can't hold", expected=element.name
         ) from error
+    if len(given) == count:
+        return given.view(element.dtype)
     array = np.zeros(count, dtype)
     array[: len(given)] = given
     if len(given):
@@ -174,15 +196,17 @@ def _from_list(values: Sequence[object], name: str, element: ElementType, count:
     return array.view(element.dtype)
 
 
-def _texts(values: Sequence[object], name: str) -> Array:
-    """ONNX Runtime's strings are UTF-8."""
-    array = np.empty(len(values), object)
+def _texts(values: Sequence[object], name: str, count: int, *, raw: bool) -> Array:
+    """Strings, the last one repeated up to ``count``. ONNX Runtime's are UTF-8."""
+    array = np.empty(count, object)
     try:
-        array[:] = [value.decode() for value in values if isinstance(value, bytes)]
+        given = [value if raw else value.decode() for value in values if isinstance(value, bytes)]
     except UnicodeDecodeError as error:
         raise _malformed(
             name, "string_val", "a string that isn't UTF-8", expected="UTF-8"
         ) from error
+    array[: len(given)] = given
+    array[len(given) :] = given[-1] if given else b"" if raw else ""
     return array
 
 

@@ -1,0 +1,144 @@
+"""From a version's folder to something that serves."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from casemate.errors import CasemateError, MalformedError
+from casemate.serving.core import Core, check_deadline
+from casemate.serving.dtypes import Array
+from casemate.serving.metrics import Metrics, NoMetrics
+from casemate.serving.model import EngineOptions, Model, load_model
+from casemate.serving.registry import ModelChoice, VersionState
+from casemate.serving.servable import Runner, Servable
+from casemate.serving.signature import (
+    MAX_SIGNATURE_BYTES,
+    SIGNATURE_FILE,
+    Signatures,
+    default_signatures,
+    parse_signatures,
+)
+from casemate.serving.source import MODEL_FILE, VersionFolder
+from casemate.serving.status import Code, status_of
+from casemate.serving.tensorflow_api import TensorFlowApi
+from casemate.serving.warmup import WARMUP_FILE, read_warmup
+
+_OK: Final = Code.OK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loader:
+    """Loads versions.
+
+    Args:
+        engine: how models are computed.
+        metrics: where loads are written down.
+        warmup_iterations: how often kept requests run before a version serves; 0: never.
+        max_bytes: limit on the tensors of one of them.
+    """
+
+    engine: EngineOptions
+    metrics: Metrics
+    warmup_iterations: int
+    max_bytes: int
+
+    def load(self, name: str, version: VersionFolder) -> Servable:
+        """Load one version.
+
+        Raises:
+            CasemateError: the reason why it doesn't.
+        """
+        started, code = time.perf_counter(), _OK
+        try:
+            model = load_model(version.folder / MODEL_FILE, self.engine)
+            signatures = _signatures(version, model)
+            if any(
+                port.picture is not None
+                for signature in signatures.values()
+                for port in signature.inputs.values()
+            ):
+                import casemate.serving.picture  # noqa: F401 (now, and not at the first request)
+            servable = Servable(
+                name=name,
+                version=version.number,
+                runner=self._runner(name, model),
+                signatures=signatures,
+            )
+            if self.warmup_iterations:
+                only = Core(_Only(servable), max_bytes=self.max_bytes, metrics=NoMetrics())
+                api = TensorFlowApi(only)
+                for record in read_warmup(version.folder / WARMUP_FILE):
+                    for _ in range(self.warmup_iterations):
+                        api.replay(record)
+            return servable
+        except CasemateError as error:
+            code = status_of(error)
+            raise
+        finally:
+            elapsed = time.perf_counter() - started
+            self.metrics.loaded(str(version.folder), code, elapsed)
+
+    def _runner(self, name: str, model: Model) -> Runner:
+        del name
+        return Direct(model)
+
+
+class _Only:
+    """A version that nobody finds yet, whatever it is asked for."""
+
+    def __init__(self, servable: Servable) -> None:
+        self._servable = servable
+
+    @contextlib.contextmanager
+    def lease(self, choice: ModelChoice) -> Iterator[Servable]:
+        """See ``Models``."""
+        del choice
+        yield self._servable
+
+    def states(self, name: str) -> tuple[VersionState, ...]:
+        """See ``Models``."""
+        del name
+        return ()
+
+    def names(self) -> tuple[str, ...]:
+        """See ``Models``."""
+        return ()
+
+    def ready(self) -> bool:
+        """See ``Models``."""
+        return False
+
+
+class Direct:
+    """Every request by itself, on the thread that brought it."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def run(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str], deadline: float | None
+    ) -> list[Array]:
+        """See ``Runner``."""
+        check_deadline(deadline)
+        return self._model.run(feeds, outputs)
+
+    def close(self) -> None:
+        """See ``Runner``."""
+
+
+def _signatures(version: VersionFolder, model: Model) -> Signatures:
+    path = version.folder / SIGNATURE_FILE
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_SIGNATURE_BYTES + 1)
+    except FileNotFoundError:
+        return default_signatures(model.inputs, model.outputs)
+    except OSError as error:
+        raise MalformedError(
+            "serving.signature", f"{path} can't be read: {error.strerror}"
+        ) from error
+    return parse_signatures(content, model.inputs, model.outputs)

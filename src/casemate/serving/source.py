@@ -1,0 +1,67 @@
+"""The versions that a model's folder holds. Specified in ``specs/model-folder.md``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from casemate.errors import UsageError
+
+MODEL_FILE: Final = "model.onnx"
+_MAX_VERSION_DIGITS: Final = 18
+
+# Which file it is: another one under the same name is worth another try.
+Identity: TypeAlias = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionFolder:
+    """A version on disk.
+
+    Args:
+        number: the version.
+        folder: its folder.
+        identity: tells its model file from an earlier one of the same name.
+    """
+
+    number: int
+    folder: Path
+    identity: Identity
+
+
+def list_versions(base: Path) -> dict[int, VersionFolder]:
+    """The versions under ``base``, by number.
+
+    Raises:
+        UsageError: ``serving.model-path`` where the folder can't be read.
+    """
+    versions: dict[int, VersionFolder] = {}
+    try:
+        for folder in sorted(base.iterdir()):
+            text = folder.name
+            numeric = text.isascii() and text.isdigit() and len(text) <= _MAX_VERSION_DIGITS
+            if not numeric or int(text) in versions:
+                continue
+            file = folder / MODEL_FILE
+            if file.is_file():
+                found = file.stat()
+                identity = (found.st_ino, found.st_size, found.st_mtime_ns)
+                versions[int(text)] = VersionFolder(
+                    number=int(text), folder=folder, identity=identity
+                )
+    except OSError as error:
+        raise no_model(base, error.strerror or "unreadable") from error
+    return versions
+
+
+def no_model(base: Path, got: str) -> UsageError:
+    """The error for a folder without a model."""
+    return UsageError(
+        "serving.model-path",
+        f"no model under {base}",
+        field="model_base_path",
+        expected=f"{base}/1/{MODEL_FILE}, or another version number",
+        got=got,
+        remedy="Name the folder that holds the numbered versions, not a version itself.",
+    )

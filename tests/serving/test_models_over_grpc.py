@@ -1,0 +1,163 @@
+"""Several models, a configuration that changes, reflection and health, over gRPC."""
+
+import contextlib
+import time
+
+import grpc
+import pytest
+from google.protobuf import text_format
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+from tests.support.model_server import running
+from tests.support.onnx_models import identity_model, put_model
+
+from casemate.serving.wire import tensorflow_serving_pb2 as wire
+
+MODEL = identity_model()
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+
+def config(folder, *names, extra=""):
+    models = "".join(
+        f"config {{ name: '{name}' base_path: '{folder / name}' {extra} }}" for name in names
+    )
+    return f"model_config_list {{ {models} }}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("models")
+    for name in ("a", "b"):
+        for version in (1, 2):
+            put_model(made / name, MODEL, version=version)
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    file = folder / "models.config"
+    labels = "model_version_policy { all {} } version_labels { key: 'stable' value: 1 }"
+    file.write_text(config(folder, "a", "b", extra=labels))
+    flags = (
+        f"--model_config_file={file}", "--model_config_file_poll_wait_seconds=1",
+        "--enable_reload_config",
+    )  # fmt: skip
+    with running(None, folder, *flags, tls=False) as started, started.channel() as channel:
+        yield channel
+
+
+def call(channel, path, request, reply_type):
+    method = channel.unary_unary(path, type(request).SerializeToString, reply_type.FromString)
+    return method(request, timeout=20)
+
+
+def predict(channel, name, **spec):
+    request = wire.PredictRequest(model_spec={"name": name, **spec})
+    request.inputs["x"].CopyFrom(
+        wire.TensorProto(dtype=1, tensor_shape={"dim": [{"size": 1}]}, float_val=[1])
+    )
+    path = "/tensorflow.serving.PredictionService/Predict"
+    return call(channel, path, request, wire.PredictResponse).model_spec.version.value
+
+
+def reload(channel, text):
+    request = wire.ReloadConfigRequest()
+    text_format.Parse(text, request.config)
+    path = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+    return call(channel, path, request, wire.ReloadConfigResponse).status
+
+
+def test_models_versions_and_labels_are_found(server):
+    assert predict(server, "a") == predict(server, "b") == 2
+    assert predict(server, "a", version_label="stable") == 1
+    assert predict(server, "b", version={"value": 1}) == 1
+
+
+def test_a_client_changes_what_is_served_where_it_may(server, folder):
+    put_model(folder / "c", MODEL)
+    assert reload(server, config(folder, "a", "b", "c")).error_code == 0
+    assert predict(server, "c") == 1
+
+    status = reload(server, config(folder, "a", "b", "absent"))
+    assert status.error_code == 9
+    assert "absent" in status.error_message
+    assert predict(server, "a") == 2
+    with pytest.raises(grpc.RpcError) as caught:
+        predict(server, "c")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    with pytest.raises(grpc.RpcError) as caught:
+        reload(server, "model_config_list { config { name: 'x' } }")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_client_changes_nothing_where_it_is_not_told_that_it_may(folder, tmp_path):
+    with (
+        running(folder / "a", tmp_path, tls=False) as started,
+        started.channel() as channel,
+        pytest.raises(grpc.RpcError) as caught,
+    ):
+        reload(channel, config(folder, "b"))
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_changed_configuration_file_is_read_again(server, folder):
+    put_model(folder / "d", MODEL)
+    (folder / "models.config").write_text("junk {")
+    time.sleep(1.2)
+    (folder / "models.config").write_text(config(folder, "a", "b", "d"))
+
+    deadline = time.monotonic() + 20
+    while True:
+        with contextlib.suppress(grpc.RpcError):
+            assert predict(server, "d") == 1
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_reflection_shows_services_and_messages_under_their_public_names(server):
+    database = ProtoReflectionDescriptorDatabase(server)
+    assert {"tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"} <= set(
+        database.get_services()
+    )
+    file = database.FindFileContainingSymbol("tensorflow.serving.PredictionService")
+    methods = {m.name: m.input_type for service in file.service for m in service.method}
+    assert methods["Predict"] == ".tensorflow.serving.PredictRequest"
+
+
+def test_idle_reflection_leaves_room_for_predictions(server):
+    """Each such stream holds a thread: few may, and not for long."""
+    ask = server.stream_stream(
+        REFLECTION,
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+
+    def idle():
+        time.sleep(15)
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+
+    streams = [ask(idle()) for _ in range(12)]
+    began = time.monotonic()
+    assert predict(server, "a") == 2
+    assert time.monotonic() - began < 5
+    codes = {stream.code() for stream in streams}
+    assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED}
+    assert time.monotonic() - began < 12
+
+
+def test_health_can_be_watched_but_only_of_what_there_is(server):
+    watch = server.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        health_pb2.HealthCheckRequest.SerializeToString,
+        health_pb2.HealthCheckResponse.FromString,
+    )
+    stream = watch(health_pb2.HealthCheckRequest())
+    assert next(stream).status == health_pb2.HealthCheckResponse.SERVING
+    stream.cancel()
+    with pytest.raises(grpc.RpcError) as caught:
+        next(watch(health_pb2.HealthCheckRequest(service="x" * 1000)))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
