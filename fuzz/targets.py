@@ -53,6 +53,7 @@ from casemate.image.oci.flatten import LayeredTree
 from casemate.image.oci.layers import members
 from casemate.image.tree import normalised
 from casemate.policy import PolicyDocument
+from casemate.policy.occlum import policy_from_occlum
 from casemate.project.classifier.checkpoint import read_checkpoint
 from casemate.project.inspection import inspect
 from casemate.project.manifest import Manifest
@@ -79,6 +80,15 @@ _SPECS = ROOT / "specs" / "vectors"
 _PUBLISHED = ROOT.parent / "shared" / "vectors"
 _PAYLOAD = 1 << 20
 _MAX_TENSOR = 1 << 20
+_OCCLUM = json.dumps(
+    {
+        **{f"verify_{name}": "on" for name in (
+            "mr_enclave", "mr_signer", "isv_prod_id", "isv_svn", "config_svn", "enclave_debuggable",
+        )},
+        "sgx_mrs": [{"mr_enclave": "11" * 32, "mr_signer": "22" * 32, "isv_prod_id": 0,
+                     "isv_svn": 0, "config_svn": 0, "debuggable": False}],
+    }
+).encode()  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,6 +355,7 @@ TARGETS: Mapping[str, Target] = {
     "contract-source": Target(
         run=_contract_source, allowed=_ANY_CAUSE, seeds=_specs("launch-contract")
     ),
+    "occlum": Target(run=policy_from_occlum, seeds=_given(_OCCLUM), max_size=4096),
     "policy": Target(run=_policy, seeds=_specs("release-policy"), max_size=8192),
     # Sealed images, and what they are built from
     "image-header": Target(run=parse_header, seeds=_specs("sealed-image")),

@@ -18,8 +18,9 @@ from types import MappingProxyType
 from casemate.encoding import MapReader
 from casemate.errors import MalformedError
 from casemate.evidence import Tee
-from casemate.policy.constraint import AnyOf, Constraint, default_constraint
+from casemate.policy.constraint import AnyOf, Constraint, Unchecked, default_constraint
 from casemate.policy.fields import FIELDS, Field, Kind
+from casemate.policy.known import PUBLIC_SIGNERS
 from casemate.policy.source import parse_constraint, render_constraint
 from casemate.verify import TrustAnchors
 
@@ -192,7 +193,28 @@ def _parse_alternative(table: MapReader) -> Alternative:
         else:
             constraints[field.name] = default
     table.finish()
+    for field in FIELDS[tee]:
+        if field.instead is not None and isinstance(constraints[field.name], Unchecked):
+            _require_instead(field, constraints[field.instead], table.name(field.name))
     return Alternative(tee=tee, constraints=MappingProxyType(constraints), expires=expires)
+
+
+def _require_instead(field: Field, other: Constraint, where: str) -> None:
+    """The other field must be named, and by something that not everybody has."""
+    values = other.values if isinstance(other, AnyOf) else ()
+    public = [PUBLIC_SIGNERS[value] for value in values if value in PUBLIC_SIGNERS]
+    if values and not public:
+        return
+    raise MalformedError(
+        "policy.constraint",
+        f"{where} can't go unchecked",
+        field=where,
+        expected=f"a check of {field.name}, or of {field.instead} for keys that aren't public",
+        got=f"a key that anybody has: {public[0]}"
+        if public
+        else f"neither {field.name} nor {field.instead}",
+        remedy=field.remedy,
+    )
 
 
 def _parse_expiry(table: MapReader) -> datetime.datetime | None:

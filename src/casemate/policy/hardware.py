@@ -5,11 +5,12 @@ Source: the claims of `casemate.verify`, one module a TEE.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import TypedDict, Unpack
 
 from casemate.evidence import Tee
-from casemate.policy.kinds import LAUNCH, Field, Kind
+from casemate.policy.kinds import LAUNCH, Field, Kind, Varies
 
 _MEASURED = "Other code runs than the policy was written for; name it only if the change is yours."
 _DEBUG = "Don't release secrets to what can be looked into."
@@ -21,31 +22,24 @@ _OLD = "Fetch newer collateral."
 _FLAGS = "Look up the bits in the vendor's manual: each switches a feature."
 _SETTING = "Change the platform's settings, or allow this one if you accept what it opens."
 
-_MACHINE = "differs from machine to machine"
-_BOOT = "differs from boot to boot"
-_HARDWARE = "what the machine has; allow-list it if you know the machine"
-_MOMENT = "says when the evidence was made"
-_OCCASION = "belongs to this occasion; the channel's binding is checked apart"
+
+class _Extras(TypedDict, total=False):
+    optional: bool
+    varies: Varies
+    rises: bool
+    default: str | int
+    strict: str
+    limit: int
+    must_check: bool
+    instead: str
 
 
-def _digest(
-    name: str, *lengths: int, fix: str, must: bool = False, optional: bool = False,
-    varies: str | None = None,
-) -> Field:  # fmt: skip
-    return Field(
-        name=name, kind=Kind.DIGEST, lengths=lengths, remedy=fix, must_check=must,
-        optional=optional, varies=varies,
-    )  # fmt: skip
+def _digest(name: str, *lengths: int, fix: str, **extras: Unpack[_Extras]) -> Field:
+    return Field(name=name, kind=Kind.DIGEST, lengths=lengths, remedy=fix, **extras)
 
 
-def _of(
-    kind: Kind, name: str, fix: str, *, size: int = 0, default: str | int | None = None,
-    optional: bool = False, varies: str | None = None,
-) -> Field:  # fmt: skip
-    return Field(
-        name=name, kind=kind, remedy=fix, lengths=(size,) if size else (), default=default,
-        optional=optional, varies=varies,
-    )  # fmt: skip
+def _of(kind: Kind, name: str, fix: str, *, size: int = 0, **extras: Unpack[_Extras]) -> Field:
+    return Field(name=name, kind=kind, remedy=fix, lengths=(size,) if size else (), **extras)
 
 
 def _debug() -> Field:
@@ -53,11 +47,10 @@ def _debug() -> Field:
 
 
 def _registers(
-    name: str, numbers: range, *lengths: int, optional: bool = False, varies: str | None = None
+    name: str, numbers: Iterable[int], *lengths: int, **extras: Unpack[_Extras]
 ) -> tuple[Field, ...]:
     return tuple(
-        _digest(f"{name}{number}", *lengths, fix=_MEASURED, optional=optional, varies=varies)
-        for number in numbers
+        _digest(f"{name}{number}", *lengths, fix=_MEASURED, **extras) for number in numbers
     )
 
 
@@ -75,21 +68,21 @@ _DCAP = (
     _of(Kind.DATE, "tcb_date", "Update the platform: what was found since isn't mended there."),
     _of(Kind.TEXTS, "advisories", "Read the advisory at Intel's security center before allowing "
         "it."),
-    _of(Kind.UINT, "tcb_evaluation_data_number", _OLD),
-    _of(Kind.UINT, "collateral_age_days", _OLD, varies=_MOMENT),
-    _of(Kind.TEXT, "smt_enabled", _SETTING, varies=_HARDWARE),
-    _of(Kind.TEXT, "dynamic_platform", _SETTING, varies=_HARDWARE),
-    _of(Kind.TEXT, "cached_keys", _SETTING, varies=_HARDWARE),
-    _digest("fmspc", 6, fix="Add the platform's kind, if it is to be trusted.", varies=_HARDWARE),
-    _digest("ppid", 16, fix=_PLATFORM, varies=_MACHINE),
-    _digest("platform_instance_id", 16, fix=_PLATFORM, optional=True, varies=_MACHINE),
+    _of(Kind.UINT, "tcb_evaluation_data_number", _OLD, rises=True),
+    _of(Kind.UINT, "collateral_age_days", _OLD, limit=30),
+    _of(Kind.TEXT, "smt_enabled", _SETTING),
+    _of(Kind.TEXT, "dynamic_platform", _SETTING),
+    _of(Kind.TEXT, "cached_keys", _SETTING),
+    _digest("fmspc", 6, fix="Add the kind of platform, if you know it.", varies=Varies.MACHINE),
+    _digest("ppid", 16, fix=_PLATFORM, varies=Varies.MACHINE),
+    _digest("platform_instance_id", 16, fix=_PLATFORM, optional=True, varies=Varies.MACHINE),
 )  # fmt: skip
 
 _SGX = (
-    _digest("mr_enclave", 32, fix=_MEASURED, must=True),
+    _digest("mr_enclave", 32, fix=_MEASURED, must_check=True, instead="mr_signer"),
     _digest("mr_signer", 32, fix="Somebody else signed the enclave."),
     _of(Kind.UINT, "isv_prod_id", "It is another product of the same signer."),
-    _of(Kind.UINT, "isv_svn", "Update the enclave."),
+    _of(Kind.UINT, "isv_svn", "Update the enclave.", rises=True),
     _debug(),
     _of(Kind.FLAGS, "attributes", _FLAGS, size=16),
     _of(Kind.WORD, "misc_select", _FLAGS),
@@ -102,7 +95,7 @@ _SGX = (
 )
 
 _TDX = (
-    _digest("mr_td", 48, fix=_MEASURED, must=True),
+    _digest("mr_td", 48, fix=_MEASURED, must_check=True),
     *_registers("rtmr", range(4), 48),
     _debug(),
     _of(Kind.BOOL, "sept_ve_disable", "Launch the guest with SEPT_VE_DISABLE."),
@@ -123,7 +116,7 @@ _TDX = (
 )  # fmt: skip
 
 _SNP = (
-    _digest("measurement", 48, fix=_MEASURED, must=True),
+    _digest("measurement", 48, fix=_MEASURED, must_check=True),
     _debug(),
     _of(Kind.BOOL, "migration_agent", "Launch the guest without a migration agent."),
     _of(Kind.BOOL, "smt_allowed", "Launch the guest with a policy that forbids SMT."),
@@ -134,51 +127,57 @@ _SNP = (
     _digest("host_data", 32, fix=_CHOSEN),
     _digest("family_id", 16, fix=_CHOSEN),
     _digest("image_id", 16, fix=_CHOSEN),
-    _of(Kind.UINT, "guest_svn", "Update the guest."),
+    _of(Kind.UINT, "guest_svn", "Update the guest.", rises=True),
     _digest("id_key_digest", 48, fix="Sign the guest's identity with the key that is named."),
     _digest("author_key_digest", 48, fix="Sign the identity key with the author key."),
-    _of(Kind.UINT, "version", "Update the firmware: older reports say less."),
+    _of(Kind.UINT, "version", "Update the firmware: older reports say less.", rises=True),
     _of(Kind.TEXT, "product", "Add the product line, if it is to be trusted."),
     _of(Kind.TEXT, "signer", "A VLEK is a cloud provider's: it names no chip."),
     _of(Kind.TEXT, "csp_id", "Add the provider, if it is one that you trust.", optional=True),
-    _digest("chip_id", 64, fix=_PLATFORM, varies=_MACHINE),
+    _digest("chip_id", 64, fix=_PLATFORM, varies=Varies.MACHINE),
     *(
         _of(Kind.LEVELS, f"{name}_tcb", _TCB)
         for name in ("reported", "committed", "launch", "current")
     ),
     _of(Kind.VERSION, "firmware", _TCB),
     _of(Kind.VERSION, "committed_firmware", _TCB),
-    _of(Kind.WORD, "platform_info", _FLAGS, varies=_HARDWARE),
+    _of(Kind.WORD, "platform_info", _FLAGS),
     _of(Kind.WORD, "launch_mit_vector", _TCB, optional=True),
     _of(Kind.WORD, "current_mit_vector", _TCB, optional=True),
-    _of(Kind.TEXT, "revocation", _REVOKED),
+    _of(Kind.TEXT, "revocation", _REVOKED, strict="checked"),
     _of(Kind.UINT, "revocation_age_days", "Fetch newer revocation lists.", optional=True,
-        varies=_MOMENT),
+        varies=Varies.MOMENT),
 )  # fmt: skip
 
 _NITRO = (
-    _digest("pcr0", 48, fix=_MEASURED, must=True),
+    _digest("pcr0", 48, fix=_MEASURED, must_check=True),
     *_registers("pcr", range(1, 4), 48),
-    *_registers("pcr", range(4, 5), 48, varies="the instance's id: " + _MACHINE),
+    _digest("pcr4", 48, fix=_PLATFORM, varies=Varies.MACHINE),
     _digest("pcr8", 48, fix="Somebody else signed the enclave's image."),
     *_registers("pcr", range(16, 32), 48, optional=True),
     _debug(),
-    _of(Kind.UINT, "age_seconds", "Make a new document.", varies=_MOMENT),
-    _of(Kind.TEXT, "module_id", _PLATFORM, varies=_MACHINE),
+    _of(Kind.UINT, "age_seconds", "Make a new document.", limit=300),
+    _of(Kind.TEXT, "module_id", _PLATFORM, varies=Varies.MACHINE),
     *(
-        _of(Kind.DATA, name, _CHOSEN, optional=True, varies=_OCCASION)
+        _of(Kind.DATA, name, _CHOSEN, optional=True, varies=Varies.OCCASION)
         for name in ("user_data", "public_key", "nonce")
     ),
 )
 
-_PCRS = _registers("pcr", range(24), 32, optional=True, varies="can be " + _BOOT)
+_STABLE = (0, 2, 4, 7)  # code of the firmware, of options, of the loader; secure boot's keys
+_PCRS = tuple(
+    _digest(f"pcr{number}", 32, fix=_MEASURED, optional=True)
+    if number in _STABLE
+    else _digest(f"pcr{number}", 32, fix=_MEASURED, optional=True, varies=Varies.BOOT)
+    for number in range(24)
+)
 _QUOTE = (
     _of(Kind.TEXT, "pcr_bank", "Quote the bank that the policy names."),
     _of(Kind.TEXT, "pcr_selection", "Quote the registers that the policy names."),
-    _digest("pcr_digest", 32, 48, 64, fix=_MEASURED, varies="can be " + _BOOT),
+    _digest("pcr_digest", 32, 48, 64, fix=_MEASURED, varies=Varies.BOOT),
     _of(Kind.BOOL, "safe", "The clock may have gone back: the TPM wasn't shut down in order."),
-    _of(Kind.UINT, "reset_count", "The machine was reset since.", varies=_BOOT),
-    _of(Kind.UINT, "restart_count", "The machine was suspended since.", varies=_BOOT),
+    _of(Kind.UINT, "reset_count", "The machine was reset since.", varies=Varies.BOOT),
+    _of(Kind.UINT, "restart_count", "The machine was suspended since.", varies=Varies.BOOT),
     _of(Kind.UINT, "firmware_version", "Update the TPM's firmware."),
 )
 _VIRTUAL_TPM = (
@@ -195,14 +194,19 @@ _NVIDIA = (
     _digest("fwid", 48, fix="Another firmware holds the key; name it only if it is NVIDIA's."),
     _of(Kind.BOOL, "secure_boot", "The GPU's firmware isn't what NVIDIA signed."),
     _debug(),
-    _of(Kind.UINT, "measurements_compared", "Give the manifests of this driver and VBIOS."),
-    _digest("device", 32, fix=_PLATFORM, varies=_MACHINE),
-    _of(Kind.TEXT, "revocation", _REVOKED),
+    _of(
+        Kind.UINT,
+        "measurements_compared",
+        "Give the manifests of this driver and VBIOS.",
+        rises=True,
+    ),
+    _digest("device", 32, fix=_PLATFORM, varies=Varies.MACHINE),
+    _of(Kind.TEXT, "revocation", _REVOKED, strict="checked"),
 )
 
 _CCA = (
-    _digest("cpak", 32, fix=_PLATFORM, must=True),
-    _digest("rim", 32, 48, 64, fix=_MEASURED, must=True),
+    _digest("cpak", 32, fix=_PLATFORM, must_check=True),
+    _digest("rim", 32, 48, 64, fix=_MEASURED, must_check=True),
     *_registers("rem", range(4), 32, 48, 64),
     _debug(),
     _of(Kind.UINT, "lifecycle", "The platform isn't in the state that the policy names."),
@@ -211,7 +215,7 @@ _CCA = (
     _of(Kind.TEXT, "profile", "The token is of another edition of the format."),
     _of(Kind.DATA, "config", "The platform is configured in another way."),
     _digest("implementation_id", 32, fix=_PLATFORM),
-    _digest("instance_id", 33, fix=_PLATFORM, varies=_MACHINE),
+    _digest("instance_id", 33, fix=_PLATFORM, varies=Varies.MACHINE),
     _of(Kind.TEXTS, "components", "Other platform software runs; name it only if its vendor "
         "does."),
     _of(Kind.TEXTS, "component_signers", "Somebody else signed the platform's software."),
@@ -234,7 +238,7 @@ _MAA = (
     _of(Kind.TEXT, "compliance_status",
         "Azure doesn't call this machine a compliant confidential one.", optional=True),
     _of(Kind.BOOL, "secure_boot", "Switch secure boot on.", optional=True),
-    _of(Kind.TEXT, "vm_id", _PLATFORM, optional=True, varies=_MACHINE),
+    _of(Kind.TEXT, "vm_id", _PLATFORM, optional=True, varies=Varies.MACHINE),
     _digest("mr_signer", 32, fix="Somebody else signed the enclave.", optional=True),
     _of(Kind.UINT, "isv_prod_id", "It is another product of the same signer.", optional=True),
     _of(Kind.UINT, "isv_svn", "Update the enclave.", optional=True),
@@ -274,7 +278,7 @@ HARDWARE_FIELDS: Mapping[Tee, tuple[Field, ...]] = MappingProxyType(
         Tee.SNP: (*_SNP, LAUNCH),
         Tee.NITRO: (*_NITRO, LAUNCH),
         Tee.TPM: (
-            _digest("ak", 32, fix="Name the attestation key, if that TPM is trusted.", must=True),
+            _digest("ak", 32, fix="Name the key, if that TPM is trusted.", must_check=True),
             _of(Kind.BOOL, "secure_boot", "Switch secure boot on, and give the event log.",
                 optional=True),
             *_QUOTE,

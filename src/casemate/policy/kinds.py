@@ -37,6 +37,15 @@ class Kind(StrEnum):
     """Bytes of any length up to 1024, written as hex."""
 
 
+class Varies(StrEnum):
+    """Why genuine evidence of the same code may differ in a field, as a reason in a policy."""
+
+    MACHINE = "differs from machine to machine"
+    BOOT = "can differ from boot to boot"
+    MOMENT = "says when the evidence was made and looked at"
+    OCCASION = "belongs to one occasion; what evidence binds is checked apart"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
     """A claim that a policy must take a stand on.
@@ -46,11 +55,15 @@ class Field:
         kind: its type.
         lengths: of bytes, one of these.
         must_check: whether ``unchecked`` is refused: what a policy can't do without.
+        instead: the field that may be named in place of one that must be checked.
         remedy: what to do about a mismatch.
         default: what it must be where a policy says nothing about it.
         optional: whether genuine evidence may lack it, so that ``absent`` can hold.
-        varies: why it differs from machine to machine or from boot to boot, if it does: a policy
+        varies: why other genuine evidence of the same code may differ here, if it may: a policy
             made from one piece of evidence then doesn't pin it.
+        rises: whether more is better: a policy made from evidence then demands as much or more.
+        strict: what a policy made from evidence demands, whatever the evidence says.
+        limit: the most that a policy made from evidence allows, whatever the evidence says.
     """
 
     name: str
@@ -58,9 +71,13 @@ class Field:
     remedy: str
     lengths: tuple[int, ...] = ()
     must_check: bool = False
+    instead: str | None = None
     default: str | int | None = None
     optional: bool = False
-    varies: str | None = None
+    varies: Varies | None = None
+    rises: bool = False
+    strict: str | None = None
+    limit: int | None = None
 
 
 LAUNCH = Field(

@@ -84,10 +84,11 @@ def parse_constraint(field: Field, table: MapReader) -> Constraint:
             return Absent()
         case _:
             reason = table.take("unchecked", str)
-            if field.must_check or not reason.strip():
+            must_check = field.must_check and field.instead is None
+            if must_check or not reason.strip():
                 raise _wrong(
                     where,
-                    "a check: this field can't go unchecked" if field.must_check else "a reason",
+                    "a check: this field can't go unchecked" if must_check else "a reason",
                     f"unchecked = {reason!r}",
                 )
             return Unchecked(reason)

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from casemate.endorsements.collection import sort_endorsements
+from casemate.errors import Mismatch, NotAcceptableError
 from casemate.evidence import Tee
-from casemate.policy import PolicyDocument
+from casemate.evidence.detect import detect, unwrap
+from casemate.policy import PolicyDocument, appraise
 from casemate.policy.constraint import AnyOf, AtLeast, Unchecked
+from casemate.policy.derive import policy_from_report
 from casemate.policy.document import Alternative, Policy
+from casemate.project.files import read_file
 from casemate.protocol.contract import LaunchContract
 from casemate.tee.simulated import SVN, DevelopmentRoot
 from casemate.types import Sha384
+from casemate.verify.anything import verify_anything
+from casemate.verify.checks import CheckList
 
 
 def policy_for_launcher(
@@ -36,3 +48,60 @@ def policy_for_launcher(
         policies={"launcher": Policy(name="launcher", alternatives=(alternative,))},
         secrets=dict.fromkeys(contract.secret_names, ("launcher",)),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedPolicy:
+    """A policy that was made from evidence.
+
+    Args:
+        document: the policy document.
+        tee: what the evidence is of.
+        mismatches: in what the evidence itself isn't good enough for it.
+    """
+
+    document: PolicyDocument
+    tee: Tee
+    mismatches: tuple[Mismatch, ...]
+
+
+def policy_for_evidence(
+    evidence: Path,
+    *,
+    endorsements: Sequence[Path],
+    at: datetime.datetime,
+    contract: LaunchContract | None,
+    pin_machine: bool,
+    secrets: Sequence[str],
+) -> DerivedPolicy:
+    """The strictest policy for what a piece of evidence is of.
+
+    Args:
+        evidence: a file.
+        endorsements: files, in any order.
+        at: the time at which all must be valid.
+        contract: the launch contract to pin; its secrets get the policy.
+        pin_machine: whether to accept this one machine alone.
+        secrets: further secrets that get it.
+
+    Raises:
+        MalformedError, NotGenuineError, UnavailableError: the evidence doesn't hold.
+        NotAcceptableError, UsageError: see `policy_from_report`.
+    """
+    data = unwrap(read_file(evidence, field="--from"))
+    files = [(str(path), read_file(path, field="--endorsements")) for path in endorsements]
+    report = verify_anything(
+        detect(data), data, endorsements=sort_endorsements(files), at=at, checks=CheckList()
+    )
+    launch = contract.digest() if contract is not None else None
+    named = (*(contract.secret_names if contract is not None else ()), *secrets)
+    document = policy_from_report(
+        report, launch=launch, pin_machine=pin_machine, secrets=tuple(dict.fromkeys(named))
+    )
+    mismatches: tuple[Mismatch, ...] = ()
+    (policy,) = document.policies.values()
+    try:
+        appraise(policy, report, launch=launch, at=at)
+    except NotAcceptableError as error:
+        mismatches = error.mismatches
+    return DerivedPolicy(document=document, tee=report.tee, mismatches=mismatches)
