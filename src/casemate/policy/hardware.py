@@ -256,15 +256,15 @@ _MAA = (
 
 _LEFT_OPEN = "The verifier's policy leaves something of this unchecked."
 _EAR = (
-    _digest("verifier", 32, fix="Name the verifier's key, if you trust its word.", must=True),
+    _digest("verifier", 32, fix="Name the verifier's key, if you trust its word.", must_check=True),
     Field(
         name="status", kind=Kind.TEXT, must_check=True, default="affirming",
         remedy="The verifier didn't affirm the evidence; ask it why.",
     ),
     _of(Kind.TEXT, "policy_id", "The verifier applied another policy document than this."),
     _of(Kind.TEXT, "attester", "Another kind of TEE was appraised; add it if you trust it."),
-    _digest("key", 32, fix="The result is about another key.", optional=True, varies=_OCCASION),
-    _of(Kind.UINT, "age", "Ask the verifier for a new result.", varies=_MOMENT),
+    _digest("key", 32, fix="It is about another key.", optional=True, varies=Varies.OCCASION),
+    _of(Kind.UINT, "age", "Ask the verifier for a new result.", limit=3600),
     *(
         _of(Kind.TEXT, part, _LEFT_OPEN)
         for part in ("instance_identity", "configuration", "executables", "hardware")
@@ -279,6 +279,9 @@ HARDWARE_FIELDS: Mapping[Tee, tuple[Field, ...]] = MappingProxyType(
         Tee.NITRO: (*_NITRO, LAUNCH),
         Tee.TPM: (
             _digest("ak", 32, fix="Name the key, if that TPM is trusted.", must_check=True),
+            _digest("ek", 32, fix=_PLATFORM, optional=True, varies=Varies.MACHINE),
+            _digest("ek_root", 32, fix="Name the maker's root, if it is to be trusted.",
+                    optional=True),
             _of(Kind.BOOL, "secure_boot", "Switch secure boot on, and give the event log.",
                 optional=True),
             *_QUOTE,
