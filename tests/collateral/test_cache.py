@@ -225,7 +225,7 @@ cache = CollateralCache(
 )
 print("ready", flush=True)
 sys.stdin.readline()
-print(cache.get(wanted_of(name)).fetched, flush=True)
+print(cache.get(wanted_of(name, {})).fetched, flush=True)
 """
 
 
@@ -268,8 +268,10 @@ def test_a_process_that_is_killed_while_it_asks_harms_nobody(cache, pccs):
     pccs.fault_once = [Fault.HANG]
     killed = program(cache, pccs)
     go(killed)
-    while not pccs.seen:
+    end = time.monotonic() + 10
+    while not pccs.seen and time.monotonic() < end:
         time.sleep(0.01)
+    assert pccs.seen
     killed.kill()
     killed.communicate()
     assert cache.get(TCB).fetched

@@ -113,7 +113,7 @@ def test_a_chip_of_turin_is_named_by_eight_bytes():
                         x180=bytes((1, 2, 3, 4, 0, 0, 0, 5)))  # fmt: skip
     name = needs(Tee.SNP, report, NOTHING)[0].name
     assert name == "amd/vcek/Turin/0001020304050607/1.2.3.4.5"
-    assert wanted_of(name).name == name
+    assert wanted_of(name, {}).name == name
 
 
 def test_a_masked_chip_cant_be_asked_for():
@@ -142,7 +142,7 @@ def test_some_evidence_needs_nothing(kind):
 )  # fmt: skip
 def test_a_name_of_nothing(name):
     with pytest.raises(MalformedError) as caught:
-        wanted_of(name)
+        wanted_of(name, {})
     assert caught.value.code == "collateral.name"
 
 
@@ -241,7 +241,7 @@ def test_real_manifests_are_asked_for_under_their_ids(tmp_path):
     at = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
     report = content("nvidia/h100_report.bin")
     chain = sort_endorsements([("chain", content("nvidia/h100_chain.pem"))])
-    wanted = needs(Tee.NVIDIA, report, chain)
+    wanted = [each for each in needs(Tee.NVIDIA, report, chain) if isinstance(each, NvidiaRim)]
     assert [each.name for each in wanted] == [
         "nvidia/rim/NV_GPU_DRIVER_GH100_550.90.07",
         "nvidia/rim/NV_GPU_VBIOS_1010_0200_882_96009F0001",
@@ -254,7 +254,7 @@ def test_real_manifests_are_asked_for_under_their_ids(tmp_path):
         cache = CollateralCache(
             tmp_path, web=QUICK, services=Services(rim=rim.url), clock=lambda: at
         )
-        gathered = gather(Tee.NVIDIA, report, given=chain, source=cache)
+        gathered = assemble([cache.get(each) for each in wanted], given=chain)
         assert verified(Tee.NVIDIA, report, gathered, at=at, roots=VendorRoots())
         for lie in ({wanted[0].id: manifests[wanted[1].id]}, {wanted[0].id: b"<x/>"}):
             rim.manifests = lie

@@ -155,9 +155,13 @@ class CollateralCache:
 
     def parts(self) -> tuple[Part, ...]:
         """Every part that is good now, by name."""
-        names = [each.name for each in self.entries() if each.state in ("good", "due")]
-        found = [self.look(wanted_of(name)) for name in names]
-        return tuple(each for each in found if each is not None)
+        found = []
+        for path in self._folder.glob("*.cbor"):
+            with contextlib.suppress(OSError, CasemateError):
+                name, parts, _ = _decode(_read(path))
+                if (good := self.look(wanted_of(name, parts))) is not None:
+                    found.append(good)
+        return tuple(sorted(found, key=lambda each: each.wanted.name))
 
     def _asked(self, wanted: Wanted, web: Web, good: Part | None) -> Part:
         """Ask, alone; whoever has a good part waits for nobody."""
@@ -231,8 +235,8 @@ class CollateralCache:
 
     def _listed(self, path: Path, now: datetime.datetime) -> Listed:
         try:
-            name, _, asked = _decode(_read(path))
-            wanted = wanted_of(name)
+            name, parts, asked = _decode(_read(path))
+            wanted = wanted_of(name, parts)
         except (OSError, CasemateError):
             return Listed(name=path.name, asked=None, validity=None, state="damaged")
         stored = self._stored(wanted, None) if self._path(wanted) == path else None

@@ -22,7 +22,7 @@ from casemate.collateral.intel import (
     collateral_of,
     quote_parts,
 )
-from casemate.collateral.nvidia import NvidiaRim, manifest_ids
+from casemate.collateral.nvidia import NvidiaRim, NvidiaStatus, manifest_ids
 from casemate.collateral.wanted import Parts, Wanted, part
 from casemate.endorsements.certificates import (
     load_certificate,
@@ -31,6 +31,7 @@ from casemate.endorsements.certificates import (
 )
 from casemate.endorsements.collection import Endorsements
 from casemate.endorsements.dcap import DcapCollateral
+from casemate.endorsements.ocsp import parse_ocsp_response
 from casemate.endorsements.rim import parse_rim
 from casemate.errors import MalformedError, UnavailableError
 from casemate.evidence import Tee
@@ -41,6 +42,7 @@ from casemate.evidence.pck import platform_of
 from casemate.evidence.quote import SgxReport, parse_quote
 from casemate.evidence.ratls import parse_attested_certificate
 from casemate.evidence.snp import SnpReport, parse_snp_report, parse_tcb_version, product_of
+from casemate.verify.anything import device_chain
 from casemate.verify.collateral import Validity, common_name
 from casemate.verify.snp import CertifiedChip, certified_chip
 
@@ -108,14 +110,34 @@ def gather(
         MalformedError: the evidence can't be read.
         UnavailableError: ``collateral.*``.
     """
-    parts = []
-    for wanted in needs(kind, data, given):
-        found = next(filter(None, (store.look(wanted) for store in stores)), None)
-        if found is None and source is not None:
-            found = source.get(wanted)
-        if found is not None:
-            parts.append(found)
+    parts = collect(kind, data, given=given, stores=stores, source=source)
     return assemble(parts, given=given)
+
+
+def collect(
+    kind: str,
+    data: bytes,
+    *,
+    given: Endorsements,
+    stores: Sequence[Store] = (),
+    source: Source | None = None,
+) -> tuple[Part, ...]:
+    """The parts of `gather`, by themselves.
+
+    Raises:
+        MalformedError, UnavailableError: see `gather`.
+    """
+    parts: dict[str, Part | None] = {}
+    have = given
+    while wanted := [each for each in needs(kind, data, have) if each.name not in parts]:
+        for each in wanted:
+            found = next(filter(None, (store.look(each) for store in stores)), None)
+            if found is None and source is not None:
+                found = source.get(each)
+            parts[each.name] = found
+        # What came may need more: manifests have signers, who may have been revoked.
+        have = assemble(filter(None, parts.values()), given=given)
+    return tuple(filter(None, parts.values()))
 
 
 def needs(kind: str, data: bytes, given: Endorsements) -> tuple[Wanted, ...]:
@@ -164,7 +186,7 @@ def assemble(parts: Iterable[Part], *, given: Endorsements) -> Endorsements:
     """
     certificates: list[x509.Certificate] = []
     lists: list[x509.CertificateRevocationList] = []
-    rims = []
+    rims, responses = [], []
     intel: dict[type, Parts] = {}
     for each in parts:
         match each.wanted:
@@ -175,6 +197,8 @@ def assemble(parts: Iterable[Part], *, given: Endorsements) -> Endorsements:
                 certificates += load_certificates(part(each.parts, "chain"), what="AMD's chain")
             case AmdCrl():
                 lists += load_revocation_lists(part(each.parts, "body"), what="AMD's list")
+            case NvidiaStatus():
+                responses.append(parse_ocsp_response(part(each.parts, "body")))
             case NvidiaRim():
                 rims.append(parse_rim(part(each.parts, "body")))
             case wanted:
@@ -184,6 +208,7 @@ def assemble(parts: Iterable[Part], *, given: Endorsements) -> Endorsements:
         certificates=tuple(dict.fromkeys((*given.certificates, *certificates))),
         revocation_lists=(*given.revocation_lists, *lists),
         rims=(*given.rims, *rims),
+        ocsp_responses=(*given.ocsp_responses, *responses),
         dcap=given.dcap if given.dcap is not None else _dcap(intel),
     )
 
@@ -277,10 +302,20 @@ def _of_nvidia(data: bytes, given: Endorsements) -> tuple[Wanted, ...]:
             got=", ".join(names)[:120] or "none",
             remedy="Give the device's chain with --endorsements.",
         )
-    have = {rim.version.upper() for rim in given.rims}
-    versions = (report.driver_version, report.vbios_version)
-    return tuple(
+    versions = (report.driver_version.upper(), report.vbios_version.upper())
+    mine = [rim for rim in given.rims if rim.version.upper() in versions]
+    have = {rim.version.upper() for rim in mine}
+    manifests = [
         NvidiaRim(each)
         for each, version in zip(manifest_ids(report, product), versions, strict=True)
-        if version.upper() not in have
-    )
+        if version not in have
+    ]
+    asked = {status.serial_number for each in given.ocsp_responses for status in each.statuses}
+    chains = [tuple(device_chain(given.certificates))[1:], *(rim.certificates for rim in mine)]
+    statuses = [
+        NvidiaStatus(chain[start:])
+        for chain in chains
+        for start in range(len(chain) - 1)
+        if chain[start].serial_number not in asked
+    ]
+    return (*manifests, *statuses)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 
 from casemate.collateral.amd import AmdChain, AmdCrl, AmdVcek
 from casemate.collateral.intel import IntelPckCrl, IntelQeIdentity, IntelRootCrl, IntelTcb
-from casemate.collateral.nvidia import NvidiaRim
-from casemate.collateral.wanted import Wanted
+from casemate.collateral.nvidia import NvidiaRim, NvidiaStatus
+from casemate.collateral.wanted import Parts, Wanted
 from casemate.errors import MalformedError
 from casemate.evidence.snp import TcbVersion
 
 _MAX_NAME = 256
+_STATUS = "nvidia/ocsp/"
 _FORMS: Mapping[str, Callable[[re.Match[str]], Wanted]] = {
     r"intel/(sgx|tdx)/tcb/([0-9a-f]{12})": lambda m: IntelTcb(m[1], m[2]),
     r"intel/(sgx|tdx)/qe": lambda m: IntelQeIdentity(m[1]),
@@ -30,12 +31,18 @@ _FORMS: Mapping[str, Callable[[re.Match[str]], Wanted]] = {
 }
 
 
-def wanted_of(name: str) -> Wanted:
+def wanted_of(name: str, parts: Parts) -> Wanted:
     """What a name names.
+
+    Args:
+        name: of a part.
+        parts: what came; of an OCSP response the certificates, which have no room in a name.
 
     Raises:
         MalformedError: ``collateral.name``.
     """
+    if name.startswith(_STATUS) and (status := NvidiaStatus.of(parts)).name == name:
+        return status
     for form, make in _FORMS.items() if len(name) <= _MAX_NAME else ():
         match = re.fullmatch(form, name, re.ASCII)
         if match is not None and (wanted := make(match)).name == name:

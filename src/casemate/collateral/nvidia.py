@@ -1,8 +1,9 @@
-"""Parts of NVIDIA's service for reference integrity manifests (RIM).
+"""Parts of NVIDIA's service for reference integrity manifests (RIM), and of its OCSP responder.
 
 Source: NVIDIA, "RIM service" in the documentation of its attestation suite: ``GET /v1/rim/ID``
 gives JSON with the manifest in base64. Ids are made of the firmware's version and, for a VBIOS, of
-the board's project, project SKU and chip SKU, as the GPU's report names them.
+the board's project, project SKU and chip SKU, as the GPU's report names them. RFC 6960, appendix A,
+for OCSP over HTTP.
 """
 
 from __future__ import annotations
@@ -13,13 +14,20 @@ import datetime
 import re
 from dataclasses import dataclass
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+
 from casemate.collateral.wanted import Parts, Services, part, unexpected
 from casemate.collateral.web import MAX_BODY, Web
 from casemate.encoding import MapReader, decode_json
+from casemate.endorsements.certificates import load_certificates
 from casemate.errors import MalformedError
 from casemate.evidence.nvidia import NvidiaReport
+from casemate.verify.chain import fingerprint
 from casemate.verify.collateral import Validity
-from casemate.verify.collateral_nvidia import check_manifest
+from casemate.verify.collateral_nvidia import check_manifest, check_status
 from casemate.verify.roots import VendorRoots
 
 _DRIVER = re.compile(r"NV_GPU_DRIVER_([A-Z0-9]{2,8})_([0-9A-Za-z.]{1,32})")
@@ -72,6 +80,61 @@ class NvidiaRim:
         return check_manifest(
             part(parts, "body"), version=version, product=product, roots={roots.nvidia_rim}, at=at
         )
+
+
+@dataclass(frozen=True, slots=True)
+class NvidiaStatus:
+    """What the responder says of a certificate.
+
+    A cached answer can't carry a nonce of ours; how old it may be is what it says itself.
+
+    Args:
+        chain: the certificate, its issuers, the root.
+    """
+
+    chain: tuple[x509.Certificate, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is."""
+        return f"nvidia/ocsp/{fingerprint(self.chain[0])}"
+
+    def service(self, services: Services) -> str:
+        """The responder."""
+        return services.ocsp
+
+    def fetch(self, web: Web, services: Services) -> dict[str, bytes]:
+        """Ask without a nonce."""
+        question = (
+            ocsp.OCSPRequestBuilder()
+            .add_certificate(self.chain[0], self.chain[1], hashes.SHA384())
+            .build()
+            .public_bytes(Encoding.DER)
+        )
+        answer = web.post(services.ocsp, question, content_type="application/ocsp-request")
+        chain = b"".join(each.public_bytes(Encoding.PEM) for each in self.chain)
+        return {"body": answer.body, "chain": chain}
+
+    def check(self, parts: Parts, roots: VendorRoots, at: datetime.datetime) -> Validity:
+        """See `check_status`."""
+        chain = load_certificates(part(parts, "chain"), what="chain")
+        if chain != self.chain:
+            raise unexpected("chain", "the one that was asked about", "another")
+        return check_status(
+            part(parts, "body"), chain, roots={roots.nvidia_device, roots.nvidia_rim}, at=at
+        )
+
+    @classmethod
+    def of(cls, parts: Parts) -> NvidiaStatus:
+        """What parts are about.
+
+        Raises:
+            MalformedError: ``collateral.form``, ``endorsements.certificate``.
+        """
+        chain = load_certificates(part(parts, "chain"), what="chain")
+        if len(chain) < 2:
+            raise unexpected("chain", "a certificate and its issuers", f"{len(chain)}")
+        return cls(chain)
 
 
 def manifest_ids(report: NvidiaReport, product: str) -> tuple[str, str]:

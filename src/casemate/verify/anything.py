@@ -86,7 +86,7 @@ def verify_anything(
             report = verify_azure_tdx(data, collateral=dcap, at=at, root=roots.intel, checks=checks)
         case Tee.NVIDIA:
             report = verify_nvidia(
-                data, chain=_device_chain(certificates), rims=endorsements.rims,
+                data, chain=device_chain(certificates), rims=endorsements.rims,
                 rim_roots=certificates, ocsp_responses=endorsements.ocsp_responses, at=at,
                 device_roots=(roots.nvidia_device,),
                 manifest_roots=(roots.nvidia_rim,), checks=checks,
@@ -115,8 +115,11 @@ def verify_anything(
     return replace(report, checks=checks.done())
 
 
-def _device_chain(certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:
-    """The device's chain, leaf first: from the certificate that issued none of the others."""
+def device_chain(certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """A GPU's chain, leaf first: from the certificate that issued none of the others.
+
+    Does not check: any signature; the order comes from names.
+    """
     issuers = {each.issuer for each in certificates}
     chain = [each for each in certificates if each.subject not in issuers][:1]
     while chain and chain[-1].issuer != chain[-1].subject and len(chain) < len(certificates):

@@ -20,6 +20,7 @@ HOPPER_FWID, BLACKWELL_FWID = "2.23.133.5.4.1", "2.23.133.5.4.1.1"
 FWID = b"\x55" * 48
 _SHA384_OID = "2.16.840.1.101.3.4.2.2"
 _DRIVER, _VBIOS, _NVDEC0, _FWID_FIELD = 3, 6, 11, 20
+_BOARD = {15: b"882\0", 17: b"1010\0", 18: b"0200\0"}  # chip SKU, project, project SKU
 _ENABLED, _DISABLED = b"\xaa", b"\x55"
 _SWID = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
 _DS = "http://www.w3.org/2000/09/xmldsig#"
@@ -93,6 +94,7 @@ class NvidiaDevice:
             _DRIVER: self.driver.encode() + b"\0",
             _VBIOS: bytes((*reversed(major), minor)) + bytes(3),
             _NVDEC0: _ENABLED if nvdec0 else _DISABLED,
+            **_BOARD,
         } | ({_FWID_FIELD: fwid} if fwid is not None else {})
         opaque = b"".join(
             kind.to_bytes(2, "little") + len(value).to_bytes(2, "little") + value
