@@ -45,10 +45,13 @@ from casemate.evidence.snp import parse_snp_report
 from casemate.evidence.snp_certificates import VCEK, parse_certificate_table
 from casemate.evidence.tpm import parse_tpm_evidence, parse_tpm_quote, parse_tpm_signature
 from casemate.evidence.tpm_public import parse_tpm_public
+from casemate.image.artifact import encode_manifest, parse_manifest
 from casemate.image.bom.grammar import parse_bom_text
 from casemate.image.elf import read_needs
 from casemate.image.format import parse_header, parse_prologue, parse_toc
 from casemate.image.keys import parse_key_file
+from casemate.image.oci.auth import parse_challenge
+from casemate.image.oci.distribution import Blob
 from casemate.image.oci.flatten import LayeredTree
 from casemate.image.oci.layers import members
 from casemate.image.tree import normalised
@@ -374,6 +377,17 @@ TARGETS: Mapping[str, Target] = {
         run=lambda d: parse_bom_text(d, "bom.yaml", {"HOME": "/root"}),
         allowed=_ANY_CAUSE,
         seeds=_given(_BOM),
+    ),
+    "registry-challenge": Target(
+        run=lambda d: parse_challenge(_text(d)),
+        seeds=lambda: (b'Bearer realm="https://a/b",service="c",scope="d:e:f"', b"Basic realm=a"),
+    ),
+    "sealed-image-artifact": Target(
+        run=parse_manifest,
+        allowed=(MalformedError, UsageError),
+        seeds=lambda: (
+            encode_manifest(Blob(digest=f"sha256:{'0' * 64}", size=1), Sha384(bytes(48))),
+        ),
     ),
     "elf": Target(
         run=_elf,

@@ -15,7 +15,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from casemate.cli.image_registry import pull, push, registry_access
 from casemate.cli.image_source import copy, doctor, include_dirs
+from casemate.cli.progress import progress_bars
 from casemate.encoding import decode_hex
 from casemate.errors import CasemateError, UsageError
 from casemate.image.compare import compare
@@ -30,6 +32,7 @@ from casemate.image.storage import DANGER, require_memory_backed, require_no_pla
 from casemate.image.ways import OpenChoice, Way
 from casemate.project.drafts import draft_contract
 from casemate.project.files import write_public
+from casemate.project.registries import RegistryAccess
 from casemate.project.sources import DEFAULT_LIMIT, read_source
 from casemate.types import Sha384
 
@@ -57,6 +60,8 @@ def command() -> None:
 
 command.add_command(copy)
 command.add_command(doctor)
+command.add_command(push)
+command.add_command(pull)
 
 
 @command.command(
@@ -66,6 +71,7 @@ Examples:
   casemate image seal bom:model-server images/root.sealed --key secrets/image_key
   casemate image seal my-server.yaml images/root.sealed --key secrets/image_key
   casemate image seal oci:tf:1.0 root.sealed --key image_key --draft launch.toml
+  casemate image seal registry:localhost:5000/tf:1.0 root.sealed --key image_key
 """
 )
 @click.argument("source")
@@ -79,8 +85,10 @@ Examples:
     help="What a container image may unpack to.  [default: 64 GiB]",
 )  # fmt: skip
 @include_dirs
+@registry_access
 @_json
 def seal(
+    access: RegistryAccess,
     source: str,
     output: Path,
     key: Path,
@@ -95,22 +103,24 @@ def seal(
 
     SOURCE is a folder; or a bill of materials (.yaml), which names the files and packages of this
     machine that make up a root file system; or bom:NAME, a bill in the box; or a container image,
-    oci:PATH or docker-archive:FILE, with :TAG or @sha256:… after it where there are several.
+    oci:PATH or docker-archive:FILE, with :TAG or @sha256:… after it where there are several, or
+    registry:HOST/NAME:TAG.
 
     The same tree under the same key gives the same file. The id that is printed pins every byte;
     a launch contract names images by it.
     """
     secret = read_key_file(key)
-    tree = read_source(
-        source, keep_owner=keep_owner, keep_times=keep_times, limit=max_size,
-        include_dirs=include_dirs,
-    )  # fmt: skip
+    with progress_bars() as bar:
+        tree = read_source(
+            source, keep_owner=keep_owner, keep_times=keep_times, limit=max_size,
+            include_dirs=include_dirs, access=access, progress=bar("fetching"),
+        )  # fmt: skip
     if draft is not None and tree.container is None:
         raise UsageError(
             "image.draft",
             "only a container image says how it is run",
             field="--draft",
-            expected="oci:… or docker-archive:… as the source",
+            expected="oci:…, docker-archive:… or registry:… as the source",
             got=source,
         )
     for warning in tree.warnings:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from casemate.errors import UnavailableError, UsageError
 from casemate.image.bom.grammar import PythonItem
+from casemate.image.cache import cache_folder
 
 VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 """The running interpreter, as folders are named after it."""
@@ -70,7 +71,7 @@ def _installed(item: PythonItem) -> Path:
     system = os.uname()
     key = hashlib.sha256(lock)
     key.update(f"{sys.implementation.cache_tag} {system.sysname} {system.machine}".encode())
-    folder = _cache() / key.hexdigest()[:40]
+    folder = cache_folder("python") / key.hexdigest()[:40]
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -141,8 +142,3 @@ def _install(item: PythonItem, lock: Path, site: Path) -> None:
             got=got,
             remedy="Check the package index, and that every requirement has a wheel.",
         )
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "casemate" / "python"

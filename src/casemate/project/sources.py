@@ -8,11 +8,14 @@ from pathlib import Path
 
 from casemate.errors import UsageError
 from casemate.image.bom import Assembly, assemble, load_bom
-from casemate.image.oci import read_container_image
+from casemate.image.oci import ContainerTree, read_container_image
 from casemate.image.tree import tree_from_directory
+from casemate.image.workers import Progress
+from casemate.project.registries import RegistryAccess, read_from_registry
 
 _IN_THE_BOX = "bom:"
 _CONTAINERS = ("oci:", "docker-archive:")
+_REGISTRIES = ("registry:", "docker://")
 _ENDINGS = (".yaml", ".yml")
 DEFAULT_LIMIT = 64 << 30
 """How many bytes a container image's layers may have in all, unless told otherwise."""
@@ -25,18 +28,23 @@ def read_source(
     keep_times: bool = False,
     limit: int = DEFAULT_LIMIT,
     include_dirs: tuple[Path, ...] = (),
+    access: RegistryAccess | None = None,
+    progress: Progress | None = None,
 ) -> Assembly:
     """The tree that a source stands for.
 
     Args:
         source: a folder; a bill of materials (``.yaml``); ``bom:NAME``, a bill in the box;
             ``oci:PATH`` or ``docker-archive:FILE``, a container image, with ``:TAG`` or
-            ``@sha256:…`` after it where there are several.
+            ``@sha256:…`` after it where there are several; ``registry:HOST/NAME:TAG``, one in a
+            registry.
         keep_owner: keep the owners of a folder's entries; otherwise all belong to root. A
             container image's are always kept.
         keep_times: keep their times of change; otherwise all are 0.
         limit: how many bytes a container image's layers may have in all.
         include_dirs: where a bill's includes are looked for, after its own folder.
+        access: how a registry is asked.
+        progress: called with (bytes fetched, bytes in all).
 
     Raises:
         UsageError: it isn't there, or what it names isn't.
@@ -44,6 +52,12 @@ def read_source(
     """
     if source.startswith(_CONTAINERS):
         return _container(source.partition(":")[2], keep_times=keep_times, limit=limit)
+    if source.startswith(_REGISTRIES):
+        tree = read_from_registry(
+            source.partition(":")[2].removeprefix("//"), access or RegistryAccess(), limit=limit,
+            keep_times=keep_times, progress=progress,
+        )  # fmt: skip
+        return _assembled(tree)
     path = _bill_in_the_box(source) if source.startswith(_IN_THE_BOX) else Path(source)
     if path.is_dir():
         entries = tree_from_directory(path, keep_owner=keep_owner, mtime=None if keep_times else 0)
@@ -54,7 +68,8 @@ def read_source(
         "image.source",
         f"{source} can't be sealed",
         field="source",
-        expected="a folder, a bill of materials (.yaml), bom:NAME, oci:PATH, docker-archive:FILE",
+        expected="a folder, a bill of materials (.yaml), bom:NAME, oci:PATH, docker-archive:FILE, "
+        "registry:HOST/NAME",
         got="a file" if path.exists() else "nothing",
         remedy=f"In the box are: {', '.join(sorted(_bills()))}.",
     )
@@ -79,6 +94,10 @@ def _container(reference: str, *, keep_times: bool, limit: int) -> Assembly:
             remedy="Make one with `skopeo copy docker://… oci:DIR:TAG` or `docker save`.",
         )
     tree = read_container_image(Path(path), tag, limit=limit, keep_times=keep_times)
+    return _assembled(tree)
+
+
+def _assembled(tree: ContainerTree) -> Assembly:
     return Assembly(entries=tree.entries, why=tree.why, warnings=tree.warnings, container=tree)
 
 

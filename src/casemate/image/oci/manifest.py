@@ -28,7 +28,7 @@ _LAYERS = {
     "application/vnd.docker.image.rootfs.diff.tar.zstd": "zstd",
 }
 _MAX_LAYERS = 512
-_MAX_DEPTH = 3
+MAX_DEPTH = 3
 _REF_NAME = "org.opencontainers.image.ref.name"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -102,7 +102,7 @@ def find_image(store: Store, reference: str, *, machine: str) -> ContainerManife
 
 
 def _from_layout(store: Store, reference: str, machine: str) -> ContainerManifest:
-    index = _document(read_document(store, "index.json"), "index.json")
+    index = document(read_document(store, "index.json"), "index.json")
     found = [
         each
         for each in _maps(index, "manifests")
@@ -111,30 +111,54 @@ def _from_layout(store: Store, reference: str, machine: str) -> ContainerManifes
         or reference == _annotations(each).get(_REF_NAME)
     ]
     descriptor = _only(found, reference or "an image", [_name_of(each) for each in found])
-    for _ in range(_MAX_DEPTH):
+    for _ in range(MAX_DEPTH):
         digest = _text(descriptor, "digest")
-        document = _document(read_blob(store, digest, "the manifest"), "manifest")
-        if descriptor.get("mediaType") not in _INDEXES and "manifests" not in document:
-            return _from_manifest(store, digest, document)
-        platforms = [
-            each for each in _maps(document, "manifests") if _is_for(each, _MACHINES.get(machine))
-        ]
-        descriptor = _only(platforms, f"linux/{_MACHINES.get(machine, machine)}", [])
-    raise _malformed("index", f"at most {_MAX_DEPTH} levels", "more")
+        manifest = document(read_blob(store, digest, "the manifest"), "manifest")
+        if descriptor.get("mediaType") not in _INDEXES and not is_index(manifest):
+            return _from_manifest(store, digest, manifest)
+        descriptor = for_platform(manifest, machine)
+    raise _malformed("index", f"at most {MAX_DEPTH} levels", "more")
+
+
+def is_index(manifest: Mapping[str, object]) -> bool:
+    """Whether it names manifests, and not layers."""
+    return "manifests" in manifest
+
+
+def for_platform(index: Mapping[str, object], machine: str) -> Mapping[str, object]:
+    """The descriptor of the one manifest for a machine.
+
+    Args:
+        index: of manifests.
+        machine: as ``os.uname`` names it.
+
+    Raises:
+        UsageError: ``container.reference``; MalformedError: ``container.manifest``.
+    """
+    wanted = _MACHINES.get(machine)
+    platforms = [each for each in _maps(index, "manifests") if _is_for(each, wanted)]
+    return _only(platforms, f"linux/{_MACHINES.get(machine, machine)}", [])
+
+
+def descriptors(manifest: Mapping[str, object]) -> tuple[Mapping[str, object], ...]:
+    """Of the configuration and the layers.
+
+    Raises:
+        MalformedError: ``container.manifest``.
+    """
+    return (_map(manifest, "config"), *_maps(manifest, "layers"))
 
 
 def _from_manifest(store: Store, digest: str, manifest: Mapping[str, object]) -> ContainerManifest:
     config = _map(manifest, "config")
-    document = _document(
-        read_blob(store, _text(config, "digest"), "the configuration"), "configuration"
-    )
-    diff_ids = _diff_ids(document)
-    descriptors = list(_maps(manifest, "layers"))
-    if len(descriptors) != len(diff_ids):
+    how = document(read_blob(store, _text(config, "digest"), "the configuration"), "configuration")
+    diff_ids = _diff_ids(how)
+    found = list(_maps(manifest, "layers"))
+    if len(found) != len(diff_ids):
         raise _malformed("layers", f"{len(diff_ids)}, as the configuration has", "another number")
     layers = []
     for descriptor, diff_id, made_by in zip(
-        descriptors, diff_ids, _commands(document, len(diff_ids)), strict=True
+        found, diff_ids, _commands(how, len(diff_ids)), strict=True
     ):
         kind = _text(descriptor, "mediaType")
         if kind not in _LAYERS:
@@ -156,7 +180,7 @@ def _from_manifest(store: Store, digest: str, manifest: Mapping[str, object]) ->
                 made_by=made_by,
             )
         )
-    return ContainerManifest(digest=digest, layers=tuple(layers), config=_config(document))
+    return ContainerManifest(digest=digest, layers=tuple(layers), config=_config(how))
 
 
 def _from_docker(store: Store, reference: str) -> ContainerManifest:
@@ -172,18 +196,18 @@ def _from_docker(store: Store, reference: str) -> ContainerManifest:
     tags = [tag for each in images for tag in _texts(each, "RepoTags")]
     image = _only(found, reference or "an image", tags)
     data = read_document(store, _text(image, "Config"))
-    document = _document(data, "configuration")
-    diff_ids, names = _diff_ids(document), _texts(image, "Layers")
+    how = document(data, "configuration")
+    diff_ids, names = _diff_ids(how), _texts(image, "Layers")
     if len(names) != len(diff_ids):
         raise _malformed("Layers", f"{len(diff_ids)}, as the configuration has", str(len(names)))
-    commands = _commands(document, len(names))
+    commands = _commands(how, len(names))
     return ContainerManifest(
         digest=f"sha256:{hashlib.sha256(data).hexdigest()}",
         layers=tuple(
             Layer(name=name, digest=None, diff_id=diff_id, compression=None, made_by=made_by)
             for name, diff_id, made_by in zip(names, diff_ids, commands, strict=True)
         ),
-        config=_config(document),
+        config=_config(how),
     )
 
 
@@ -255,7 +279,12 @@ def _only(
     return found[0]
 
 
-def _document(data: bytes, what: str) -> Mapping[str, object]:
+def document(data: bytes, what: str) -> Mapping[str, object]:
+    """An object of JSON.
+
+    Raises:
+        MalformedError: ``container.manifest``, ``encoding.*``.
+    """
     value = decode_json(data, what=what, max_size=MAX_DOCUMENT)
     if not isinstance(value, dict):
         raise _malformed(what, "an object", type(value).__name__)

@@ -1,0 +1,282 @@
+"""Images to and from registries: Debian's own, and one that can be made to fail."""
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.containers import File, layer, oci_layout
+from tests.support.registries import debians_registry
+from tests.support.trees import KEY
+
+from casemate.errors import CasemateError, MalformedError, UsageError
+from casemate.image import artifact
+from casemate.image.oci.auth import find_credentials, parse_challenge
+from casemate.image.oci.distribution import Repository, file_digest
+from casemate.image.oci.http import RegistryClient, is_loopback
+from casemate.image.oci.reference import parse_reference
+from casemate.image.reader import open_image
+from casemate.image.seal import seal
+from casemate.image.tree import EntryKind, TreeEntry
+from casemate.project.registries import RegistryAccess
+from casemate.project.sources import read_source
+from casemate_testkit.services.registry import Answer, FakeRegistry, running
+
+SIZE = 3 << 20
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory):
+    content = bytes(range(256)) * (SIZE // 256)
+    entry = TreeEntry(path="a", kind=EntryKind.FILE, mode=0o644, size=len(content), source=content)
+    return seal([entry], KEY, tmp_path_factory.mktemp("sealed") / "model.sealed")
+
+
+@pytest.fixture
+def registry():
+    with running(FakeRegistry()) as made:
+        yield made
+
+
+def reached(host, name="models/a:1", **options):
+    reference = parse_reference(f"{host}/{name}")
+    client = RegistryClient(host, **options)
+    return Repository(client=client, name=reference.name, pause=lambda _: None), reference
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("localhost/a", ("localhost", "a", "latest", "")),
+        ("r.example/a/b-c__d:1.0", ("r.example", "a/b-c__d", "1.0", "")),
+        ("h:5000/a@sha256:" + "0" * 64, ("h:5000", "a", "", "sha256:" + "0" * 64)),
+        ("[::1]:5/a:t@sha256:" + "a" * 64, ("[::1]:5", "a", "t", "sha256:" + "a" * 64)),
+    ],
+)
+def test_references(text, parts):
+    found = parse_reference(text)
+    assert (found.host, found.name, found.tag, found.digest) == parts
+    assert parse_reference(str(found)) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a", "a/b", "h:5000/A", "h.x/../a", "h.x/a//b", "h.x/a:", "h.x/a:-b", "h.x/a@sha256:00",
+     "h.x/a@md5:00", "u@h.x/a", "h.x/a b", "h.x/" + "a" * 256, "h.x/a:b\n", "é.x/a"],
+)  # fmt: skip
+def test_what_is_no_reference(text):
+    with pytest.raises(UsageError) as caught:
+        parse_reference(text)
+    assert caught.value.code == "registry.reference"
+
+
+def test_loopback_is_told_from_all_else():
+    for host in ("localhost", "localhost:1", "127.0.0.1", "127.9.9.9:5", "[::1]", "[::1]:5"):
+        assert is_loopback(host), host
+    for host in ("localhost.x", "127.0.0.1.x", "10.0.0.1", "1.1.1.1:127", "[::2]", "x@127.0.0.1.y"):
+        assert not is_loopback(host), host
+
+
+@given(st.text(max_size=60) | st.text(max_size=60).map(lambda text: f'Bearer realm="{text}"'))
+def test_challenges_are_parsed_or_malformed(text):
+    with contextlib.suppress(MalformedError):
+        assert parse_challenge(text).scheme in ("basic", "bearer")
+
+
+def test_a_challenge():
+    found = parse_challenge('Bearer realm="https://a/b?c",service=d, scope="e:f,g",x="\\""')
+    assert (found.realm, found.service, found.scope) == ("https://a/b?c", "d", "e:f,g")
+    for text in (
+        'Bearer service="a"',
+        'Bearer realm="a",realm="b"',
+        "Digest a=b",
+        'Bearer realm="a',
+    ):
+        with pytest.raises(MalformedError):
+            parse_challenge(text)
+
+
+def test_credentials_come_from_the_files_that_container_tools_keep(tmp_path):
+    def auth(user):
+        return {"auth": base64.b64encode(f"{user}:p:w".encode()).decode()}
+
+    auths = {"h.x": auth("all"), "h.x/a/b": auth("some"), "https://old.x": auth("old"), "n.x": {}}
+    path = tmp_path / "auth.json"
+    path.write_text(json.dumps({"auths": auths, "credsStore": "never-run"}))
+    environment = {"REGISTRY_AUTH_FILE": str(path), "HOME": str(tmp_path)}
+    for host, name, user in (
+        ("h.x", "a/b", "some"), ("h.x", "a/b/c", "some"), ("h.x", "a", "all"),
+        ("old.x", "a", "old"),
+    ):  # fmt: skip
+        found = find_credentials(host, name, environment=environment)
+        assert (found.user, found.password.reveal()) == (user, b"p:w")
+        assert "p:w" not in repr(found)
+    assert find_credentials("other.x", "a", environment=environment) is None
+    assert find_credentials("n.x", "a", environment=environment) is None
+    assert find_credentials("h.x", "a", environment={}) is None
+    for text in ("{", '{"auths": {"h.x": {"auth": "?"}}}', '{"auths": {"h.x": {"auth": "YQ=="}}}'):
+        path.write_text(text)
+        with pytest.raises(UsageError) as caught:
+            find_credentials("h.x", "a", environment=environment)
+        assert caught.value.code == "registry.credentials"
+
+
+def test_a_sealed_image_goes_and_comes(tmp_path, sealed, registry):
+    repository, reference = reached(registry.host)
+    digest, image_id = artifact.push(sealed.path, repository, reference)
+    assert image_id == sealed.id
+    told = []
+    artifact.pull(
+        repository,
+        reference,
+        tmp_path / "b",
+        image_id=sealed.id,
+        progress=lambda *a: told.append(a),
+    )
+    assert (tmp_path / "b").read_bytes() == sealed.path.read_bytes()
+    assert told[-1] == (sealed.file_size, sealed.file_size)
+    before = len(registry.asked)
+    assert artifact.push(sealed.path, repository, reference)[0] == digest
+    assert not [each for each in registry.asked[before:] if each.method == "PATCH"], "sent once"
+    with pytest.raises(UsageError) as caught:
+        artifact.pull(repository, reference, tmp_path / "b")
+    assert caught.value.code == "file.exists"
+
+
+def test_a_pull_that_is_cut_goes_on_where_it_ended(tmp_path, sealed, registry):
+    repository, reference = reached(registry.host)
+    artifact.push(sealed.path, repository, reference)
+    cuts = [1_000_000, 0, 500_000]
+
+    def cut(request):
+        if request.method == "GET" and "/blobs/" in request.path and cuts:
+            registry.faults.clear()
+            whole = registry.answer(request)
+            registry.faults.append(cut)
+            return Answer(
+                status=whole.status, headers=whole.headers, body=whole.body, cut=cuts.pop(0)
+            )
+        return None
+
+    registry.faults.append(cut)
+    artifact.pull(repository, reference, tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == sealed.path.read_bytes()
+    ranges = [each.headers.get("range") for each in registry.asked if "range" in each.headers]
+    assert ranges[0] != ranges[-1]
+
+
+def test_a_pull_goes_on_in_the_next_program(tmp_path, sealed, registry):
+    repository, reference = reached(registry.host)
+    artifact.push(sealed.path, repository, reference)
+
+    def cut(request):
+        if "/blobs/" not in request.path:
+            return None
+        if "range" in request.headers:
+            return Answer(status=503)
+        return Answer(body=sealed.path.read_bytes(), cut=1 << 20)
+
+    registry.faults.append(cut)
+    with pytest.raises(CasemateError) as caught:
+        artifact.pull(repository, reference, tmp_path / "b")
+    assert caught.value.code == "registry.unreachable"
+    assert not (tmp_path / "b").exists()
+    registry.faults.clear()
+    before = len(registry.asked)
+    artifact.pull(repository, reference, tmp_path / "b")
+    (blob,) = [each for each in registry.asked[before:] if "/blobs/" in each.path]
+    assert int(blob.headers["range"][6:-1]) > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_server_without_ranges_gives_the_whole_again(tmp_path, sealed, registry):
+    repository, reference = reached(registry.host)
+    artifact.push(sealed.path, repository, reference)
+    sent = []
+
+    def whole(request):
+        if request.method == "GET" and "/blobs/" in request.path:
+            sent.append(1)
+            return Answer(body=sealed.path.read_bytes(), cut=1 << 20 if len(sent) == 1 else None)
+        return None
+
+    registry.faults.append(whole)
+    artifact.pull(repository, reference, tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == sealed.path.read_bytes()
+    assert len(sent) == 2
+
+
+def test_a_push_that_is_cut_goes_on_where_it_ended(tmp_path, registry, monkeypatch):
+    monkeypatch.setattr("casemate.image.oci.distribution._UPLOAD", 1 << 16)
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(1 << 18))
+    repository, _ = reached(registry.host)
+    failures = [Answer(status=503), None, Answer(status=500)]
+
+    def fail(request):
+        return failures.pop(0) if request.method == "PATCH" and failures else None
+
+    registry.faults.append(fail)
+    blob = file_digest(path)
+    repository.upload(blob, lambda: path.open("rb"))
+    assert registry.blobs[blob.digest] == path.read_bytes()
+    assert len([each for each in registry.asked if each.method == "GET"]) == 2
+
+
+def test_a_registry_that_wants_to_know_who_asks(tmp_path, sealed, registry):
+    registry.users["me"] = "secret"
+    anonymous, reference = reached(registry.host)
+    with pytest.raises(CasemateError) as caught:
+        artifact.push(sealed.path, anonymous, reference)
+    assert (caught.value.code, caught.value.exit_code) == ("registry.refused", 6)
+    (tmp_path / "auth.json").write_text(
+        json.dumps({"auths": {registry.host: {"auth": base64.b64encode(b"me:secret").decode()}}})
+    )
+    repository = RegistryAccess(auth_file=tmp_path / "auth.json").repository(reference)
+    artifact.push(sealed.path, repository, reference)
+    artifact.pull(repository, reference, tmp_path / "b", image_id=sealed.id)
+
+
+def test_debians_registry_takes_sealed_images_and_gives_them_back(tmp_path, sealed, monkeypatch):
+    monkeypatch.setattr("casemate.image.oci.distribution._UPLOAD", 1 << 20)
+    with debians_registry(tmp_path / "registry") as host:
+        repository, reference = reached(host)
+        digest, _ = artifact.push(sealed.path, repository, reference)
+        artifact.push(sealed.path, repository, reference)
+        again, by_digest = reached(host, f"models/a@{digest}")
+        artifact.pull(again, by_digest, tmp_path / "b", image_id=sealed.id)
+        # What came of an earlier try counts, and is looked at.
+        part = tmp_path / f".c.{file_digest(sealed.path).digest[7:23]}.part"
+        part.write_bytes(sealed.path.read_bytes()[: SIZE // 2])
+        artifact.pull(repository, reference, tmp_path / "c")
+    for name in "bc":
+        with open_image(tmp_path / name, KEY, sealed.id) as image:
+            image.verify_all()
+
+
+def test_a_container_image_is_sealed_from_debians_registry(tmp_path, monkeypatch):
+    skopeo = shutil.which("skopeo")
+    if skopeo is None:
+        pytest.skip("skopeo is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = layer(File("srv"), File("srv/a", os.urandom(100_000)))
+    oci_layout(tmp_path / "image", [layer(File("etc")), files])
+    with debians_registry(tmp_path / "registry") as host:
+        subprocess.run(
+            [skopeo, "--insecure-policy", "copy", "-q", "--dest-tls-verify=false",
+             f"oci:{tmp_path}/image:latest", f"docker://{host}/some/image:1"],
+            check=True, timeout=60,
+        )  # fmt: skip
+        here = read_source(f"oci:{tmp_path}/image:latest")
+        there = read_source(f"registry:{host}/some/image:1")
+        also = read_source(f"docker://{host}/some/image@{there.container.digest}")
+    for tree in (there, also):
+        assert [entry.path for entry in tree.entries] == [entry.path for entry in here.entries]
+    assert not list((tmp_path / "cache/casemate/pulls").iterdir())
+    assert Path(there.entries[-1].source.path).exists()
