@@ -31,6 +31,7 @@ _COMMANDS = {
     "serve": "The model server",
     "verify": "Is this evidence genuine, and acceptable?",
     "inspect": "What stands in this file? Verifies nothing",
+    "explain": "Why was this refused, and what would have to change?",
     "predict": "Send a picture, print what the model sees",
     "demo": "The whole flow on this machine, with a real model and a real picture",
 }
