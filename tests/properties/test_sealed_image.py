@@ -32,7 +32,7 @@ from casemate.types import Secret, Sha384
 headers = st.builds(
     Header,
     salt=st.binary(min_size=32, max_size=32),
-    payload_size=st.integers(1024, 1 << 49),
+    payload_size=st.integers(1024, 1 << 47),
     toc_size=st.integers(4, 1 << 30),
     key_commitment=st.binary(min_size=32, max_size=32),
     tags_digest=st.binary(min_size=48, max_size=48).map(Sha384),

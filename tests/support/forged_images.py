@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
-CHUNK = 262144
+CHUNK = 65536
+BLOCK = 4096 * 16
 LABEL = b"casemate sealed image/2 "
 MAGIC = bytes.fromhex("89434153454d0d0a")
 
@@ -73,8 +74,13 @@ class Forged:
     def header_bytes(self) -> bytes:
         if self.header is not None:
             return self.header
-        tags_digest = hashlib.sha384(b"".join(self.tags)).digest()
+        tags_digest = hashlib.sha384(self.digests()).digest()
         return cbor({**self.fields, "tags-digest": tags_digest})
+
+    def digests(self) -> bytes:
+        tags = b"".join(self.tags)
+        blocks = [tags[at : at + BLOCK] for at in range(0, len(tags), BLOCK)]
+        return b"".join(hashlib.sha384(block).digest() for block in blocks)
 
     def id(self) -> str:
         return hashlib.sha384(self.header_bytes()).hexdigest()
@@ -82,7 +88,8 @@ class Forged:
     def to_bytes(self) -> bytes:
         header = self.header_bytes()
         start = self.magic + len(header).to_bytes(4, "big") + header + self.slot + self.padding
-        return start.ljust(4096, b"\0") + b"".join(self.sealed) + b"".join(self.tags)
+        end = b"".join(self.sealed) + b"".join(self.tags) + self.digests()
+        return start.ljust(4096, b"\0") + end
 
     def with_fields(self, **fields: object) -> Forged:
         named = {name.replace("_", "-"): value for name, value in fields.items()}

@@ -11,7 +11,7 @@ from casemate.types import Secret
 
 KEY = Secret(bytes(range(32)))
 OTHER_KEY = Secret(bytes(range(1, 33)))
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
 
 
 def file(path: str, content: bytes, mode: int = 0o644) -> TreeEntry:

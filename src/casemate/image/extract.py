@@ -26,7 +26,8 @@ from casemate.image.storage import extracted_size, megabytes
 from casemate.image.tree import EntryKind
 from casemate.image.workers import Meter, Progress, Step, run_steps
 
-_BATCH = 8 * CHUNK_SIZE
+_BATCH_CHUNKS = 32
+_BATCH = _BATCH_CHUNKS * CHUNK_SIZE
 _MAX_FOLDERS = 64
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -286,7 +287,7 @@ def _slices(files: list[TocEntry]) -> list[_Slice]:
             close_group()
             position = entry.offset
             while position < end:
-                border = min((position // CHUNK_SIZE + 8) * CHUNK_SIZE, end)
+                border = min((position // CHUNK_SIZE + _BATCH_CHUNKS) * CHUNK_SIZE, end)
                 slices.append(_Slice(position, border, (entry,)))
                 position = border
             continue

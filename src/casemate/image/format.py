@@ -18,8 +18,10 @@ from casemate.types import Sha384, sha384
 MAGIC = b"\x89CASEM\r\n"
 VERSION = 2
 CIPHER = "aes-256-gcm"
-CHUNK_SIZE = 256 * 1024
+CHUNK_SIZE = 64 * 1024
 TAG_SIZE = 16
+TAGS_IN_BLOCK = 4096
+BLOCK_DIGEST_SIZE = 48
 SLOT_SIZE = 40
 PAYLOAD_START = 4096
 MAX_HEADER = 2048
@@ -42,7 +44,7 @@ class Header:
         payload_size: of the tar archive, in bytes.
         toc_size: of the table of contents, in bytes, without tags.
         key_commitment: 32 bytes that only the right content key gives.
-        tags_digest: SHA-384 of the table of tags.
+        tags_digest: SHA-384 of the table of digests, each of a block of tags.
     """
 
     salt: bytes
@@ -67,9 +69,25 @@ class Header:
         return PAYLOAD_START + self.payload_size + self.toc_size
 
     @property
+    def digests_start(self) -> int:
+        """Where the table of digests begins in the file."""
+        return self.tags_start + TAG_SIZE * self.chunks
+
+    @property
+    def tag_blocks(self) -> int:
+        """How many blocks the table of tags has, and so how many digests there are."""
+        return -(-self.chunks // TAGS_IN_BLOCK)
+
+    @property
     def file_size(self) -> int:
         """How long the file is, in bytes."""
-        return self.tags_start + TAG_SIZE * self.chunks
+        return self.digests_start + BLOCK_DIGEST_SIZE * self.tag_blocks
+
+    def tag_block_span(self, block: int) -> tuple[int, int]:
+        """Where a block of the table of tags lies in the file: offset and length in bytes."""
+        first = block * TAGS_IN_BLOCK
+        count = min(TAGS_IN_BLOCK, self.chunks - first)
+        return self.tags_start + TAG_SIZE * first, TAG_SIZE * count
 
     def chunk_span(self, index: int) -> tuple[int, int]:
         """Where chunk ``index`` lies in the file: offset and length in bytes."""
@@ -81,6 +99,12 @@ class Header:
             PAYLOAD_START + self.payload_size + start,
             min(CHUNK_SIZE, self.toc_size - start),
         )
+
+
+def block_digests(tags: bytes | bytearray) -> bytes:
+    """The table of digests that goes with a table of tags: SHA-384 of each block."""
+    size = TAGS_IN_BLOCK * TAG_SIZE
+    return b"".join(sha384(bytes(tags[at : at + size])) for at in range(0, len(tags), size))
 
 
 def parameters(*, payload_size: int, toc_size: int) -> dict[str, int | str]:
@@ -134,7 +158,7 @@ def parse_header(data: bytes) -> Header:
     _constant("chunk-size", fields.take("chunk-size", int), CHUNK_SIZE)
     header = Header(
         salt=_exactly("salt", fields.take("salt", bytes), 32),
-        payload_size=_within("payload-size", fields.take("payload-size", int), 1024, 1 << 49),
+        payload_size=_within("payload-size", fields.take("payload-size", int), 1024, 1 << 47),
         toc_size=_within("toc-size", fields.take("toc-size", int), 4, MAX_TOC),
         key_commitment=_exactly("key-commitment", fields.take("key-commitment", bytes), 32),
         tags_digest=Sha384(_exactly("tags-digest", fields.take("tags-digest", bytes), 48)),

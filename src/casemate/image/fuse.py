@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import logging
 import os
 import stat
-import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,16 +19,18 @@ from typing import Self
 
 from casemate.errors import CasemateError, UnavailableError
 from casemate.image import fuse_wire as wire
+from casemate.image.format import CHUNK_SIZE, TocEntry
+from casemate.image.fuse_helpers import DEVICE, Helpers, Storer
 from casemate.image.fuse_wire import FuseError, Node, Op, Request
 from casemate.image.reader import SealedImage
 from casemate.image.tree import EntryKind
 
-_DEVICE = "/dev/fuse"
-_CLONE = 0x8004E500  # FUSE_DEV_IOC_CLONE: another descriptor for the same mount
 _REQUEST_ROOM = 1 << 16
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _MNT_FORCE, _MNT_DETACH = 1, 2
 _CAP_SYS_ADMIN = 21
+_PAGE = 4096
+_MOST_SERVERS = 4
 _START_SECONDS = 10.0
 _STOP_SECONDS = 10.0
 _SILENT = frozenset({Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT})
@@ -47,9 +47,9 @@ def fuse_available() -> str | None:
     Does not check: what only the attempt shows, such as a seccomp profile that forbids mount(2).
     """
     try:
-        os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        return f"{_DEVICE} can't be opened: {os.strerror(error.errno or 0)}"
+        return f"{DEVICE} can't be opened: {os.strerror(error.errno or 0)}"
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         name, _, value = line.partition(":")
         if name == "CapEff" and not int(value.strip(), 16) >> _CAP_SYS_ADMIN & 1:
@@ -60,17 +60,17 @@ def fuse_available() -> str | None:
 class FuseMount:
     """A sealed image, mounted. A context manager: mounted inside, gone after.
 
-    The threads that serve it live in this process. Code in the same process that holds the
-    interpreter's lock while it waits for the mount (a page fault in mapped memory) would wait for
-    ever; serve from a process of its own, forked before :meth:`start`.
+    A thread of this process serves it, and helpers: processes forked in :meth:`start`, which end
+    when this one does. Code in this process that holds the interpreter's lock while it waits for
+    the mount (a page fault in mapped memory) might wait for ever; serve from a process of its own.
 
     Args:
         image: an open image; it must stay open until :meth:`stop`.
         mountpoint: an existing directory.
-        on_error: called, from a serving thread, with every error that made a read fail; by
-            default it is logged.
+        on_error: called, from other threads, with every error that made a read fail; by default
+            it is logged.
         read_ahead: bytes that the kernel reads ahead, where it lets itself be told.
-        threads: how many serve.
+        servers: how many serve, this process included; one a processor by default, at most four.
     """
 
     def __init__(
@@ -80,15 +80,16 @@ class FuseMount:
         *,
         on_error: OnError | None = None,
         read_ahead: int = 4 * wire.MAX_READ,
-        threads: int = 2,
+        servers: int | None = None,
     ) -> None:
         self._image = image
         self._mountpoint = mountpoint
         self._on_error = on_error or _log_error
         self._read_ahead = read_ahead
-        self._count = threads
+        self._helpers_wanted = (servers or _servers_here()) - 1
         self._tree = _Nodes(image)
-        self._threads: list[threading.Thread] = []
+        self._thread: threading.Thread | None = None
+        self._helpers: Helpers | None = None
         self._ready = threading.Event()
         self._refused: int | None = None
 
@@ -111,49 +112,49 @@ class FuseMount:
             UnavailableError: ``image.mount`` where this machine or this process may not mount.
         """
         try:
-            first = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+            first = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             raise _no_mount(
-                self._mountpoint, f"{_DEVICE}: {os.strerror(error.errno or 0)}"
+                self._mountpoint, f"{DEVICE}: {os.strerror(error.errno or 0)}"
             ) from error
         try:
             _mount(first, self._mountpoint)
         except OSError as error:
             os.close(first)
             raise _no_mount(self._mountpoint, f"mount: {os.strerror(error.errno or 0)}") from error
-        self._serve(first)
+        # Forked before a thread of ours serves: a fork copies the locks that others hold.
+        self._helpers = Helpers(
+            self._helpers_wanted, first, keep=(self._image.fileno(),), serve=self._help
+        )
+        self._thread = threading.Thread(
+            target=self._loop, args=(first, self._on_error), name="casemate-fuse", daemon=True
+        )
+        self._thread.start()
         if not self._ready.wait(_START_SECONDS) or self._refused is not None:
             self.stop()
             raise _no_mount(self._mountpoint, "the kernel's FUSE protocol is older than 7.31")
-        for _ in range(self._count - 1):
-            self._serve(_clone(first))
+        self._helpers.begin(self._on_error)
         _raise_read_ahead(self._mountpoint, self._read_ahead)
 
     def stop(self) -> None:
         """Unmount, also where files in it are still open: they give errors from then on."""
-        if not self._threads:
+        if self._thread is None or self._helpers is None:
             return
         _unmount(self._mountpoint)
-        for thread in self._threads:
-            thread.join(_STOP_SECONDS)
-        self._threads.clear()
+        self._helpers.end()
+        self._thread.join(_STOP_SECONDS)
+        self._thread = None
 
     def wait(self) -> None:
         """Return when the mount is gone, whoever unmounted it."""
-        for thread in tuple(self._threads):
-            while thread.is_alive():
-                thread.join(0.5)  # in steps, so that signals are handled in between
+        thread = self._thread
+        while thread is not None and thread.is_alive():
+            thread.join(0.5)  # in steps, so that signals are handled in between
 
-    def _serve(self, descriptor: int) -> None:
-        name = f"casemate-fuse-{len(self._threads)}"
-        thread = threading.Thread(target=self._loop, args=(descriptor,), name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _loop(self, descriptor: int) -> None:
-        request = memoryview(bytearray(_REQUEST_ROOM))
-        reply = memoryview(bytearray(wire.OUT_HEADER.size + wire.MAX_READ))
+    def _loop(self, descriptor: int, on_error: OnError) -> None:
+        server = _Server(self._image, self._tree, descriptor, on_error)
         try:
+            request = memoryview(bytearray(_REQUEST_ROOM))
             while True:
                 try:
                     length = os.readv(descriptor, [request])
@@ -161,16 +162,44 @@ class FuseMount:
                     if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
                         continue  # a request that was withdrawn before we took it
                     return  # ENODEV, ECONNABORTED: unmounted
-                self._answer(descriptor, request[:length], reply)
+                refused = server.answer(request[:length])
+                if refused is not None:
+                    self._refused = refused or None
+                    self._ready.set()
         finally:
             os.close(descriptor)
+            server.end()
             self._ready.set()
 
-    def _answer(self, descriptor: int, data: memoryview, reply: memoryview) -> None:
+    def _help(self, descriptor: int, on_error: OnError) -> None:
+        """Serve in a helper: locks that another thread held at the fork are held for ever."""
+        self._image.renew_locks()
+        self._loop(descriptor, on_error)
+
+
+class _Server:
+    """Answers the kernel's requests on one descriptor."""
+
+    def __init__(
+        self, image: SealedImage, tree: _Nodes, descriptor: int, on_error: OnError
+    ) -> None:
+        self._image = image
+        self._tree = tree
+        self._descriptor = descriptor
+        self._on_error = on_error
+        self._reply = memoryview(bytearray(wire.OUT_HEADER.size + wire.MAX_READ))
+        self._storer = Storer(descriptor)
+
+    def end(self) -> None:
+        """The mount is gone, or this server is."""
+        self._storer.end()
+
+    def answer(self, data: memoryview) -> int | None:
+        """Answer a request; an answer to INIT gives its error number, 0 where it went well."""
         request, body = wire.parse_request(data)
         if request.op in _SILENT:
-            return
-        number, length = 0, 0
+            return None
+        number, length, reply = 0, 0, self._reply
         room = reply[wire.OUT_HEADER.size :]
         try:
             if request.op == Op.READ:
@@ -190,20 +219,35 @@ class FuseMount:
         total = wire.OUT_HEADER.size + (0 if number else length)
         wire.OUT_HEADER.pack_into(reply, 0, total, -number, request.unique)
         try:
-            os.write(descriptor, reply[:total])
+            os.write(self._descriptor, reply[:total])
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ECONNABORTED):
                 raise  # those three: whoever asked has gone
-        if request.op == Op.INIT:
-            self._refused = number or None
-            self._ready.set()
+        return number if request.op == Op.INIT else None
 
     def _read(self, request: Request, body: memoryview, room: memoryview) -> int:
         _handle, offset, size, *_ = wire.READ_IN.unpack_from(body)
         entry = self._tree.node(request.node).entry
         if entry is None or entry.kind is not EntryKind.FILE:
             raise FuseError(errno.EISDIR)
-        return self._image.pread_into(entry, room[: min(size, len(room))], offset)
+        held = self._image.content_of(entry)
+        index = (held.offset + offset) // CHUNK_SIZE
+        fresh = size < CHUNK_SIZE and not self._image.is_kept(index)
+        length = self._image.pread_into(held, room[: min(size, len(room))], offset)
+        if fresh and length:
+            self._store_rest(request.node, held, index)
+        return length
+
+    def _store_rest(self, node: int, held: TocEntry, index: int) -> None:
+        """Have the kernel keep what was decrypted for a small read: whole pages, the file's end."""
+        first = max(index * CHUNK_SIZE, held.offset) - held.offset
+        first += -first % _PAGE
+        last = min((index + 1) * CHUNK_SIZE - held.offset, held.size)
+        last -= last % _PAGE if last < held.size else 0
+        if first < last:
+            at = held.offset + first - index * CHUNK_SIZE
+            chunk = memoryview(self._image.chunk(index))
+            self._storer.store(node, first, chunk[at : at + last - first])
 
     def _handle(self, request: Request, body: memoryview) -> bytes:
         op = request.op
@@ -330,18 +374,8 @@ def _unmount(mountpoint: Path) -> None:
     ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(mountpoint), _MNT_FORCE | _MNT_DETACH)
 
 
-def _clone(descriptor: int) -> int:
-    """A descriptor of its own for another thread, or the same again on a kernel without that."""
-    try:
-        other = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return os.dup(descriptor)
-    try:
-        fcntl.ioctl(other, _CLONE, struct.pack("=I", descriptor))
-    except OSError:
-        os.close(other)
-        return os.dup(descriptor)
-    return other
+def _servers_here() -> int:
+    return min(len(os.sched_getaffinity(0)), _MOST_SERVERS)
 
 
 def _raise_read_ahead(mountpoint: Path, read_ahead: int) -> None:

@@ -30,6 +30,8 @@ _ATTR_OUT = struct.Struct("=QII")
 _DIRENT = struct.Struct("=QQII")
 _STATFS = struct.Struct("=QQQQQIII28x")
 _GETXATTR_OUT = struct.Struct("=I4x")
+_STORE_OUT = struct.Struct("=QQI4x")
+_NOTIFY_STORE = 4
 _FOREVER = 1 << 30  # seconds: an image never changes, so what was told once holds
 
 _MAJOR, _MINOR, _OLDEST_MINOR = 7, 36, 31
@@ -129,6 +131,12 @@ def init_reply(body: memoryview) -> bytes:
         _MAJOR, _MINOR, max(read_ahead, 4 * MAX_READ), offered & _WANTED,
         64, 48, 4096, 1_000_000_000, MAX_READ // 4096, 0, 0, 0, 0,
     )  # fmt: skip
+
+
+def store_notice(node: int, offset: int, size: int) -> bytes:
+    """What goes before bytes that the kernel shall keep, unasked, in its page cache."""
+    total = OUT_HEADER.size + _STORE_OUT.size + size
+    return OUT_HEADER.pack(total, _NOTIFY_STORE, 0) + _STORE_OUT.pack(node, offset, size)
 
 
 def attributes(node: Node) -> bytes:

@@ -27,7 +27,7 @@ _TYPES = {
 }
 _MAX_ID = 0o7777777
 _MAX_SIZE = 0o77777777777
-_ALIGNED_FROM = 4 << 20  # of large files, each chunk holds nothing but content
+_ALIGNED_FROM = 1 << 20  # of large files, each chunk holds nothing but content
 
 
 def tar_header(entry: TreeEntry, position: int) -> bytes:

@@ -26,9 +26,11 @@ from casemate.errors import (
     UsageError,
 )
 from casemate.image.format import (
+    BLOCK_DIGEST_SIZE,
     CHUNK_SIZE,
     PAYLOAD_START,
     TAG_SIZE,
+    TAGS_IN_BLOCK,
     Header,
     Prologue,
     TocEntry,
@@ -42,7 +44,9 @@ from casemate.image.tree import EntryKind
 from casemate.image.workers import Meter, Progress, Step, run_steps
 from casemate.types import Secret, Sha384, sha384
 
-_CACHED_CHUNKS = 16
+_CACHED_CHUNKS = 64
+_RUN = 16  # chunks that one system call reads
+_KEPT_BLOCKS = 128  # of tags, 64 KiB each: enough for 32 GiB
 
 
 class ImageFile:
@@ -55,7 +59,7 @@ class ImageFile:
         MalformedError: ``image.magic``, ``image.header``, ``image.version``, ``image.size``,
             ``encoding.*``: see ``casemate.image.format``.
         UnavailableError: ``image.unreadable``.
-        NotGenuineError: ``image.tags`` where the table of tags isn't the one the header names.
+        NotGenuineError: ``image.tags`` where the table of digests isn't the one the header names.
 
     Does not check: the content; nothing of it is read.
     """
@@ -70,12 +74,18 @@ class ImageFile:
             self.prologue: Prologue = parse_prologue(self._first_bytes())
             self.header: Header = parse_header(self.prologue.header)
             self._check_size()
-            self.tags: bytes = self._read_tags()
+            self._digests = self._read_digests()
         except CasemateError as error:
             os.close(self._descriptor)
-            error.message = f"{path}: {error.message}"
+            if not error.message.startswith(f"{path}"):
+                error.message = f"{path}: {error.message}"
             raise
+        self._blocks: dict[int, bytes] = {}
         self.id: Sha384 = sha384(self.prologue.header)
+
+    def fileno(self) -> int:
+        """The open file's descriptor."""
+        return self._descriptor
 
     def close(self) -> None:
         """Let go of the file. Reading afterwards is an error."""
@@ -107,6 +117,21 @@ class ImageFile:
                 )
             done += count
 
+    def read_chunks(self, buffers: list[memoryview], first: int) -> None:
+        """Fill each buffer with a sealed chunk, from chunk ``first`` on, in one call if it can be.
+
+        Raises:
+            NotGenuineError, UnavailableError: as :meth:`read_into`.
+        """
+        position, _ = self.header.chunk_span(first)
+        try:
+            if os.preadv(self._descriptor, buffers, position) == sum(map(len, buffers)):
+                return
+        except OSError:
+            pass  # one by one, so that the error names the chunk
+        for index, buffer in enumerate(buffers, first):
+            self.read_into(buffer, self.header.chunk_span(index)[0], f"chunk {index}")
+
     def _first_bytes(self) -> bytes:
         try:
             return os.pread(self._descriptor, PAYLOAD_START, 0)
@@ -125,20 +150,49 @@ class ImageFile:
                 remedy="Copy the image again; it was cut, or something was added to it.",
             )
 
-    def _read_tags(self) -> bytes:
-        tags = bytearray(TAG_SIZE * self.header.chunks)
-        self.read_into(memoryview(tags), self.header.tags_start, "the table of tags")
-        digest = sha384(bytes(tags))
-        if digest != self.header.tags_digest:
-            raise NotGenuineError(
-                "image.tags",
-                "the image's table of tags was changed",
-                field="tags-digest",
-                expected=str(self.header.tags_digest),
-                got=str(digest),
-                remedy="Get the image again from whoever sealed it.",
+    def tag(self, index: int) -> bytes:
+        """The tag of chunk ``index``; blocks of tags are read and checked when they are needed.
+
+        Raises:
+            NotGenuineError: ``image.tags`` where the block isn't the one the header stands for,
+                ``image.truncated``.
+            UnavailableError: ``image.unreadable``.
+        """
+        number, place = divmod(index, TAGS_IN_BLOCK)
+        block = self._blocks.get(number)
+        if block is None:
+            block = self._read_block(number)
+            if len(self._blocks) >= _KEPT_BLOCKS:
+                # Another thread may have made room already.
+                self._blocks.pop(next(iter(tuple(self._blocks)), 0), None)
+            self._blocks[number] = block
+        return block[TAG_SIZE * place : TAG_SIZE * (place + 1)]
+
+    def _read_block(self, number: int) -> bytes:
+        position, size = self.header.tag_block_span(number)
+        block = bytearray(size)
+        self.read_into(memoryview(block), position, f"block {number} of the table of tags")
+        expected = self._digests[BLOCK_DIGEST_SIZE * number : BLOCK_DIGEST_SIZE * (number + 1)]
+        digest = sha384(bytes(block))
+        if digest != expected:
+            raise _changed_tags(
+                f"{self.path}: block {number} of the image's table of tags was changed",
+                expected.hex(),
+                str(digest),
             )
-        return bytes(tags)
+        return bytes(block)
+
+    def _read_digests(self) -> bytes:
+        digests = bytearray(BLOCK_DIGEST_SIZE * self.header.tag_blocks)
+        self.read_into(memoryview(digests), self.header.digests_start, "the table of digests")
+        digest = sha384(bytes(digests))
+        if digest != self.header.tags_digest:
+            raise _changed_tags(
+                "the image's table of digests was changed",
+                str(self.header.tags_digest),
+                str(digest),
+            )
+        return bytes(digests)
 
 
 class SealedImage:
@@ -181,6 +235,14 @@ class SealedImage:
 
     def __iter__(self) -> Iterator[TocEntry]:
         return iter(self.entries.values())
+
+    def fileno(self) -> int:
+        """The descriptor of the image file."""
+        return self._file.fileno()
+
+    def renew_locks(self) -> None:
+        """In a forked process, forget what threads that weren't forked along held."""
+        self._cache_lock = threading.Lock()
 
     def close(self) -> None:
         """Let go of the file and of decrypted chunks."""
@@ -267,11 +329,14 @@ class SealedImage:
             index, skip = divmod(position, CHUNK_SIZE)
             size = self.header.chunk_span(index)[1]
             take = min(size - skip, end - position)
-            target = buffer[position - start : position - start + take]
             if take == size:
-                self._decrypt(index, target)
+                last = end == self.header.payload_size and end % CHUNK_SIZE != 0
+                count = min((end - position) // CHUNK_SIZE + last, _RUN)
+                take = min(count * CHUNK_SIZE, end - position)
+                self._decrypt(index, count, buffer[position - start : position - start + take])
             else:
-                target[:] = memoryview(self._cached(index))[skip : skip + take]
+                target = buffer[position - start : position - start + take]
+                target[:] = memoryview(self.chunk(index))[skip : skip + take]
             position += take
 
     def verify_all(self, *, threads: int = 2, progress: Progress | None = None) -> None:
@@ -294,21 +359,22 @@ class SealedImage:
                 raise self._frame(entry.path)
         if layout.size != self.header.payload_size:
             raise self._frame("the end of the archive")
-        chunks = self.header.payload_chunks
+        runs = -(-self.header.payload_chunks // _RUN)
         meter = Meter(self.header.payload_size, progress)
-        run_steps(chunks, threads, meter, lambda: self._verifier(layout))
+        run_steps(runs, threads, meter, lambda: self._verifier(layout))
 
     @contextmanager
     def _verifier(self, layout: Layout) -> Iterator[Step]:
-        buffer = memoryview(bytearray(CHUNK_SIZE))
+        buffer = memoryview(bytearray(_RUN * CHUNK_SIZE))
 
-        def step(index: int) -> int:
-            size = self.header.chunk_span(index)[1]
-            self._decrypt(index, buffer[:size])
-            wrong = check_frame(layout, buffer[:size], index * CHUNK_SIZE)
+        def step(number: int) -> int:
+            start = number * _RUN * CHUNK_SIZE
+            data = buffer[: self.header.payload_size - start]
+            self.read_payload_into(data, start)
+            wrong = check_frame(layout, data, start)
             if wrong is not None:
                 raise self._frame(wrong)
-            return size
+            return len(data)
 
         yield step
 
@@ -318,32 +384,56 @@ class SealedImage:
         view = memoryview(toc)
         for index in range(header.payload_chunks, header.chunks):
             start = (index - header.payload_chunks) * CHUNK_SIZE
-            self._decrypt(index, view[start : start + CHUNK_SIZE])
+            self._decrypt(index, 1, view[start : start + CHUNK_SIZE])
         return bytes(toc)
 
-    def _cached(self, index: int) -> bytearray:
+    def chunk(self, index: int) -> bytearray:
+        """A decrypted chunk of the payload, which nobody changes; the last few are kept.
+
+        Raises:
+            NotGenuineError, UnavailableError: as :meth:`read_file`.
+        """
         with self._cache_lock:
             found = self._cache.get(index)
             if found is not None:
                 self._cache.move_to_end(index)
                 return found
-        chunk = bytearray(self.header.chunk_span(index)[1])
-        self._decrypt(index, memoryview(chunk))
+        try:
+            chunk = bytearray(self.header.chunk_span(index)[1])
+        except MemoryError as error:
+            raise self._no_memory(index) from error
+        self._decrypt(index, 1, memoryview(chunk))
         with self._cache_lock:
             self._cache[index] = chunk
             while len(self._cache) > _CACHED_CHUNKS:
                 self._cache.popitem(last=False)
         return chunk
 
-    def _decrypt(self, index: int, out: memoryview) -> None:
-        """Decrypt chunk ``index`` into ``out``, which has exactly its length."""
-        scratch = getattr(self._scratch, "buffer", None)
-        if scratch is None:
-            scratch = self._scratch.buffer = memoryview(bytearray(CHUNK_SIZE + TAG_SIZE))
-        position, size = self.header.chunk_span(index)
-        sealed = scratch[: size + TAG_SIZE]
-        self._file.read_into(sealed[:size], position, f"chunk {index}")
-        sealed[size:] = self._file.tags[TAG_SIZE * index : TAG_SIZE * (index + 1)]
+    def is_kept(self, index: int) -> bool:
+        """Whether a chunk is among the last few that were decrypted."""
+        return index in self._cache
+
+    def _decrypt(self, first: int, count: int, out: memoryview) -> None:
+        """Decrypt up to ``_RUN`` chunks into ``out``, which has exactly their length."""
+        try:
+            room = getattr(self._scratch, "buffers", None)
+            if room is None:
+                room = self._scratch.buffers = [
+                    memoryview(bytearray(CHUNK_SIZE + TAG_SIZE)) for _ in range(_RUN)
+                ]
+            sizes = [self.header.chunk_span(index)[1] for index in range(first, first + count)]
+            self._file.read_chunks(
+                [buffer[:size] for buffer, size in zip(room, sizes, strict=False)], first
+            )
+            place = 0
+            for index, size, sealed in zip(range(first, first + count), sizes, room, strict=False):
+                self._open_chunk(index, sealed[: size + TAG_SIZE], out[place : place + size])
+                place += size
+        except MemoryError as error:
+            raise self._no_memory(first) from error
+
+    def _open_chunk(self, index: int, sealed: memoryview, out: memoryview) -> None:
+        sealed[-TAG_SIZE:] = self._file.tag(index)
         try:
             self._cipher.decrypt_into(index.to_bytes(12, "big"), sealed, self._data, out)
         except InvalidTag as error:
@@ -357,6 +447,16 @@ class SealedImage:
                 got="others",
                 remedy="Get the image again from whoever sealed it.",
             ) from error
+
+    def _no_memory(self, index: int) -> UnavailableError:
+        return UnavailableError(
+            "image.no-memory",
+            f"{self.path}: no memory is left to decrypt chunk {index}",
+            field=f"chunk {index}",
+            expected=f"{CHUNK_SIZE} bytes, a few times",
+            got="none",
+            remedy="Give the process more memory.",
+        )
 
     def _frame(self, where: str) -> MalformedError:
         return MalformedError(
@@ -374,7 +474,7 @@ def open_image(
 ) -> SealedImage:
     """Open a sealed image.
 
-    Takes milliseconds at any size: reads header, tags and table of contents, not the content.
+    Takes milliseconds at any size: reads header, digests and table of contents, not the content.
 
     Args:
         path: the image file.
@@ -393,7 +493,7 @@ def open_image(
     Source: specs/sealed-image.md, "Opening".
     Does not check: the payload's chunks; each is checked when it is read, all by ``verify_all``.
     """
-    # 1. Prologue, header, length, table of tags.
+    # 1. Prologue, header, length, table of digests.
     file = ImageFile(path)
     try:
         # 2. Which image it is, before any key is used on it.
@@ -445,6 +545,17 @@ def rewrapped_slot(path: Path, key: Secret, new_key: Secret) -> bytes:
         return wrap_content_key(content, new_key)
     finally:
         file.close()
+
+
+def _changed_tags(message: str, expected: str, got: str) -> NotGenuineError:
+    return NotGenuineError(
+        "image.tags",
+        message,
+        field="tags-digest",
+        expected=expected,
+        got=got,
+        remedy="Get the image again from whoever sealed it.",
+    )
 
 
 def _unreadable(path: Path, error: OSError, what: str | None = None) -> CasemateError:

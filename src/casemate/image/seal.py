@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -19,6 +20,7 @@ from casemate.image.format import (
     TAG_SIZE,
     Header,
     Prologue,
+    block_digests,
     encode_header,
     encode_prologue,
     encode_toc,
@@ -35,6 +37,7 @@ from casemate.image.workers import Meter, Progress, Step, run_steps
 from casemate.types import Secret, Sha384, sha256, sha384
 
 _DIGEST = TAG_SIZE
+_RUN = 4  # chunks that are filled and written at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +96,7 @@ def seal(
     # 2. First pass: a keyed digest of every chunk, and the content key that follows from them.
     digests = bytearray(_DIGEST * plain.chunks)
     digester = AESGCM(digest_key(key).reveal())
-    run_steps(plain.chunks, threads, meter, lambda: plain.digest_worker(digester, digests))
+    run_steps(plain.runs, threads, meter, lambda: plain.digest_worker(digester, digests))
     content = derive_content_key(
         key,
         content_digest=sha256(bytes(digests)),
@@ -140,18 +143,32 @@ def _encrypt(
     data = content.associated_data(**sizes)
     cipher = AESGCM(content.value.reveal())
     run_steps(
-        plain.chunks,
+        plain.runs,
         threads,
         meter,
         lambda: plain.encrypt_worker(cipher, data, digester, digests, tags, descriptor),
     )
-    _write_all(descriptor, tags, PAYLOAD_START + plain.size)
+    table = block_digests(tags)
+    _write_all(descriptor, tags + table, PAYLOAD_START + plain.size)
     return Header(
         salt=content.salt,
         key_commitment=content.commitment,
-        tags_digest=sha384(bytes(tags)),
+        tags_digest=sha384(table),
         **sizes,
     )
+
+
+class _Run(NamedTuple):
+    """Chunks in a row: the first one's number, its place after the prologue, their bytes."""
+
+    first: int
+    start: int
+    data: memoryview
+
+    def chunks(self) -> Iterator[tuple[int, int, memoryview]]:
+        """Each chunk's number, its place in the run, and its bytes."""
+        for number, at in enumerate(range(0, len(self.data), CHUNK_SIZE)):
+            yield self.first + number, at, self.data[at : at + CHUNK_SIZE]
 
 
 class _Plaintext:
@@ -163,32 +180,36 @@ class _Plaintext:
         self.size = layout.size + len(toc)
         self.payload_chunks = -(-layout.size // CHUNK_SIZE)
         self.chunks = self.payload_chunks + -(-len(toc) // CHUNK_SIZE)
+        self._payload_runs = -(-self.payload_chunks // _RUN)
+        self.runs = self._payload_runs + -(-(self.chunks - self.payload_chunks) // _RUN)
 
-    def fill(self, reader: PayloadReader, index: int, buffer: memoryview) -> tuple[memoryview, int]:
-        """Chunk ``index`` in the front part of ``buffer``, and its place after the prologue."""
-        if index < self.payload_chunks:
-            start = index * CHUNK_SIZE
-            chunk = buffer[: min(CHUNK_SIZE, self.layout.size - start)]
-            reader.fill(chunk, start)
-            return chunk, start
-        start = (index - self.payload_chunks) * CHUNK_SIZE
-        piece = self.toc[start : start + CHUNK_SIZE]
-        chunk = buffer[: len(piece)]
-        chunk[:] = piece
-        return chunk, self.layout.size + start
+    def fill(self, reader: PayloadReader, number: int, buffer: memoryview) -> _Run:
+        """Some chunks in the front part of ``buffer``; the last of all may be short."""
+        if number < self._payload_runs:
+            start = number * _RUN * CHUNK_SIZE
+            data = buffer[: self.layout.size - start]
+            reader.fill(data, start)
+            return _Run(number * _RUN, start, data)
+        start = (number - self._payload_runs) * _RUN * CHUNK_SIZE
+        piece = self.toc[start : start + len(buffer)]
+        data = buffer[: len(piece)]
+        data[:] = piece
+        first = self.payload_chunks + (number - self._payload_runs) * _RUN
+        return _Run(first, self.layout.size + start, data)
 
     @contextmanager
     def digest_worker(self, digester: AESGCM, digests: bytearray) -> Iterator[Step]:
-        """Steps that put each chunk's digest into ``digests``."""
-        buffer = memoryview(bytearray(CHUNK_SIZE))
+        """Steps that put chunks' digests into ``digests``."""
+        buffer = memoryview(bytearray(_RUN * CHUNK_SIZE))
         into = memoryview(digests)
         with PayloadReader(self.layout) as reader:
 
-            def step(index: int) -> int:
-                chunk, _ = self.fill(reader, index, buffer)
-                place = into[_DIGEST * index : _DIGEST * (index + 1)]
-                digester.encrypt_into(_nonce(index), b"", chunk, place)
-                return len(chunk)
+            def step(number: int) -> int:
+                run = self.fill(reader, number, buffer)
+                for index, _, chunk in run.chunks():
+                    place = into[_DIGEST * index : _DIGEST * (index + 1)]
+                    digester.encrypt_into(_nonce(index), b"", chunk, place)
+                return len(run.data)
 
             yield step
 
@@ -202,24 +223,25 @@ class _Plaintext:
         tags: bytearray,
         descriptor: int,
     ) -> Iterator[Step]:
-        """Steps that encrypt each chunk into the file and put its tag into ``tags``."""
-        buffer = memoryview(bytearray(CHUNK_SIZE))
-        sealed = memoryview(bytearray(CHUNK_SIZE + TAG_SIZE))
+        """Steps that encrypt chunks into the file and put their tags into ``tags``."""
+        buffer = memoryview(bytearray(_RUN * CHUNK_SIZE))
+        sealed = memoryview(bytearray(_RUN * CHUNK_SIZE + TAG_SIZE))
         digest = memoryview(bytearray(_DIGEST))
         with PayloadReader(self.layout) as reader:
 
-            def step(index: int) -> int:
-                chunk, start = self.fill(reader, index, buffer)
-                digester.encrypt_into(_nonce(index), b"", chunk, digest)
-                known = digests[_DIGEST * index : _DIGEST * (index + 1)]
-                if not hmac.compare_digest(digest, known):
-                    raise changed(self._entry_at(start))
-                length = len(chunk)
-                out = sealed[: length + TAG_SIZE]
-                cipher.encrypt_into(_nonce(index), chunk, data, out)
-                tags[TAG_SIZE * index : TAG_SIZE * (index + 1)] = out[length:]
-                _write_all(descriptor, out[:length], PAYLOAD_START + start)
-                return length
+            def step(number: int) -> int:
+                run = self.fill(reader, number, buffer)
+                for index, at, chunk in run.chunks():
+                    digester.encrypt_into(_nonce(index), b"", chunk, digest)
+                    known = digests[_DIGEST * index : _DIGEST * (index + 1)]
+                    if not hmac.compare_digest(digest, known):
+                        raise changed(self._entry_at(run.start + at))
+                    end = at + len(chunk)
+                    # The next chunk's bytes go where this one's tag is now.
+                    cipher.encrypt_into(_nonce(index), chunk, data, sealed[at : end + TAG_SIZE])
+                    tags[TAG_SIZE * index : TAG_SIZE * (index + 1)] = sealed[end : end + TAG_SIZE]
+                _write_all(descriptor, sealed[: len(run.data)], PAYLOAD_START + run.start)
+                return len(run.data)
 
             yield step
 
