@@ -32,6 +32,7 @@ from casemate.endorsements.rim import parse_rim
 from casemate.errors import CasemateError, MalformedError, NotGenuineError, UsageError
 from casemate.evidence.azure import parse_azure_evidence, parse_hcl_report
 from casemate.evidence.cca import parse_cca_token
+from casemate.evidence.composite import encode_composite_evidence, parse_composite_evidence
 from casemate.evidence.detect import detect, unwrap
 from casemate.evidence.ear import parse_ear
 from casemate.evidence.eventlog import parse_event_log
@@ -368,6 +369,10 @@ TARGETS: Mapping[str, Target] = {
     ),
     "contract-source": Target(
         run=_contract_source, allowed=_ANY_CAUSE, seeds=_specs("launch-contract")
+    ),
+    "composite": Target(
+        run=_canonical(parse_composite_evidence, encode_composite_evidence),
+        seeds=_specs("composite-evidence"),
     ),
     "occlum": Target(run=policy_from_occlum, seeds=_given(_OCCLUM), max_size=4096),
     "policy": Target(run=_policy, seeds=_specs("release-policy"), max_size=8192),

@@ -1,5 +1,6 @@
 """Policies made from evidence: strict, and met by that evidence where nothing in it is weak."""
 
+import dataclasses
 import datetime
 
 import pytest
@@ -85,6 +86,33 @@ def test_older_firmware_is_refused_and_newer_is_not():
     assert accepted(document, snp(SnpPlatform(tcb=(5, 0, 24, 220))))
     with pytest.raises(NotAcceptableError):
         accepted(document, snp(SnpPlatform(tcb=(9, 0, 23, 255))))
+
+
+def test_gpus_are_counted_and_each_is_like_one_of_them():
+    def gpu(**changes):
+        claims = {
+            "architecture": "GH100", "driver_version": "550.1", "vbios_version": "96.00",
+            "fwid": b"\x01" * 48, "secure_boot": True, "debug": False,
+            "measurements_compared": 32, "device": b"\x02" * 32, "revocation": "checked",
+        } | changes  # fmt: skip
+        return VerifiedReport(tee=Tee.NVIDIA, report_data=ReportData(bytes(64)), claims=claims)
+
+    two = gpu(driver_version="551.2", vbios_version="96.01", device=b"\x03" * 32)
+    report = dataclasses.replace(snp(), gpus=(gpu(), two))
+    document = policy_from_report(report)
+    assert accepted(document, report)
+    assert accepted(document, dataclasses.replace(report, gpus=(two, gpu())))
+    pinned = policy_from_report(report, pin_machine=True)
+    assert accepted(pinned, report)
+    stranger = dataclasses.replace(report, gpus=(gpu(), gpu(device=b"\x04" * 32)))
+    for wanted, gpus in (
+        (document, (gpu(),)),
+        (document, (gpu(), gpu(driver_version="550.0"))),
+        (document, (gpu(), gpu(debug=True))),
+        (pinned, stranger.gpus),
+    ):
+        with pytest.raises(NotAcceptableError):
+            accepted(wanted, dataclasses.replace(report, gpus=gpus))
 
 
 def test_without_a_launch_contract_the_policy_says_so():

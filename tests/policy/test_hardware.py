@@ -17,7 +17,7 @@ WORDS = {
     Kind.LEVELS: "levels", Kind.VERSION: "version", Kind.DATE: "date", Kind.DATA: "data",
     Kind.WORD: "flags, a number",
 }  # fmt: skip
-HARDWARE = [tee for tee in Tee if tee not in {Tee.SIMULATED, Tee.IDENTITY_KEY}]
+HARDWARE = [tee for tee in Tee if tee not in {Tee.SIMULATED, Tee.IDENTITY_KEY, Tee.COMPOSITE}]
 
 
 def specified():

@@ -1,5 +1,6 @@
 """What a review finds: one weakness or contradiction a case, in a policy that has no other."""
 
+import dataclasses
 import datetime
 
 import pytest
@@ -16,6 +17,7 @@ from casemate.policy.constraint import (
     Unchecked,
     default_constraint,
 )
+from casemate.policy.fields import GPU_FIELDS
 from casemate.policy.known import PUBLIC_SIGNERS
 from casemate.policy.review import Weight, review
 
@@ -141,3 +143,19 @@ def test_simulation_is_warned_of():
     key = bytes.fromhex("302a300506032b6570032100") + bytes(32)
     wanted = {"root": AnyOf((key,)), "measurement": AnyOf((b"\x01" * 48,))}
     assert found(alternative(Tee.SIMULATED, **wanted)) == [(WARNING, "tee")]
+
+
+def gpus(**changes):
+    fine = {field.name: AtLeast(0) for field in GPU_FIELDS}
+    fine |= {"count": AnyOf((2,)), "debug": AnyOf((False,)), "revocation": AnyOf(("checked",))}
+    return dataclasses.replace(alternative(), gpus=fine | changes)
+
+
+def test_gpus_are_looked_at_too():
+    assert found(gpus()) == []
+    assert found(gpus(debug=AnyOf((True,)))) == [(ERROR, "gpus.debug")]
+    assert found(gpus(revocation=Unchecked("x"))) == [(WARNING, "gpus.revocation")]
+    assert found(gpus(count=AnyOf((0,)))) == [(ERROR, "gpus.count")]
+    assert found(gpus(count=AtLeast(17))) == [(ERROR, "gpus.count")]
+    assert found(gpus(), alternative()) == []
+    assert found(gpus(), gpus(count=AtLeast(2))) == [(WARNING, "alternative")]

@@ -68,7 +68,15 @@ def test_the_generator_makes_the_same_vectors_again():
 
 def report_of(case):
     claims = {name: claim_of(value) for name, value in case["claims"].items()}
-    return VerifiedReport(tee=Tee(case["tee"]), report_data=ReportData(bytes(64)), claims=claims)
+    nothing = ReportData(bytes(64))
+    gpus = tuple(
+        VerifiedReport(
+            tee=Tee.NVIDIA, report_data=nothing,
+            claims={name: claim_of(value) for name, value in gpu.items()},
+        )
+        for gpu in case.get("gpus", [])
+    )  # fmt: skip
+    return VerifiedReport(tee=Tee(case["tee"]), report_data=nothing, claims=claims, gpus=gpus)
 
 
 def claim_of(value):

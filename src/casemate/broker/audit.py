@@ -54,6 +54,8 @@ def describe_peer(peer: VerifiedPeer | None) -> dict[str, str] | None:
     if peer is None:
         return None
     claims = {name: show(value) for name, value in peer.report.claims.items()}
+    for number, gpu in enumerate(peer.report.gpus):
+        claims |= {f"gpus[{number}].{name}": show(value) for name, value in gpu.claims.items()}
     launch = peer.claims.launch
     return {"tee": peer.report.tee.value, **claims, "launch": show(launch)}
 

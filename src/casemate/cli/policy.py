@@ -116,6 +116,10 @@ def show(policy: Path, as_json: bool) -> None:
             {"tee": each.tee.value}
             | ({"expires": each.expires.isoformat()} if each.expires else {})
             | {field.name: describe(field, constraint) for field, constraint in each.fields()}
+            | {
+                f"gpus.{field.name}": describe(field, constraint)
+                for field, constraint in each.gpu_fields()
+            }
             for each in parsed.alternatives
         ]
         for name, parsed in document.policies.items()

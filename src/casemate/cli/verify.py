@@ -115,6 +115,9 @@ def _print(outcome: Outcome, name: str | None) -> None:
         click.echo(f"  {'held  ' if check.held else 'FAILED'} {check.name:<22} {check.purpose}")
     for name, value in outcome.claims.items():
         click.echo(f"{name + ':':<26}{show(value)}")
+    for number, gpu in enumerate(outcome.report.gpus if outcome.report is not None else ()):
+        for name, value in gpu.claims.items():
+            click.echo(f"{f'gpus[{number}].{name}:':<26}{show(value)}")
     verdict = "genuine" if outcome.genuine else "NOT SHOWN TO BE GENUINE"
     if outcome.acceptable is not None:
         verdict += ", acceptable" if outcome.acceptable else ", NOT ACCEPTABLE to the policy"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -109,6 +109,23 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
         token_keys=tuple(token_keys),
         ak_activations=tuple(activations),
     )
+
+
+def require_lasting(sent: Endorsements) -> None:
+    """Who is judged may send what doesn't change with time: certificates and manifests.
+
+    Raises:
+        MalformedError: ``evidence.endorsements`` where there's anything else.
+    """
+    if replace(sent, certificates=(), rims=()) != Endorsements():
+        raise MalformedError(
+            "evidence.endorsements",
+            "the peer sends what only the verifier may say",
+            field="endorsements",
+            expected="certificates and manifests",
+            got="revocation lists, collateral or keys",
+            remedy="Send the certificates alone; the verifier fetches the rest itself.",
+        )
 
 
 def _sort_der(

@@ -66,6 +66,8 @@ def detect(data: bytes) -> str:
         return Tee.NITRO
     if data.startswith(b"\xa2\x66report"):
         return Tee.SIMULATED
+    if data.startswith(b"\xa2\x67members"):
+        return Tee.COMPOSITE
     raise _unknown(data[:8].hex() or "nothing")
 
 

@@ -29,6 +29,8 @@ class Tee(StrEnum):
     """An NVIDIA GPU in confidential-computing mode."""
     SNP = "snp"
     """AMD SEV-SNP."""
+    COMPOSITE = "composite"
+    """One of the above, and GPUs with it (specs/composite-evidence.md)."""
     MAA = "maa"
     """Microsoft Azure Attestation: its service verified, and its token says what."""
     EAR = "ear"

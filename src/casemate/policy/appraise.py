@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from casemate.errors import InternalError, Mismatch, NotAcceptableError
-from casemate.policy.constraint import describe, holds, show
+from casemate.policy.constraint import Constraint, describe, holds, show
 from casemate.policy.document import Alternative, Policy
+from casemate.policy.kinds import Field
 from casemate.types import Sha384
 from casemate.verify import ClaimValue, VerifiedReport
 
@@ -99,17 +101,48 @@ def _mismatches(
                 remedy="Add an alternative for this TEE, if it is to be trusted.",
             )
         ]
-    return _expired(where, alternative, at) + [
-        Mismatch(
-            where=where,
-            field=constrained.name,
-            expected=describe(constrained, constraint),
-            got=show(claims.get(constrained.name)),
-            remedy=constrained.remedy,
-        )
-        for constrained, constraint in alternative.fields()
-        if not holds(constrained, constraint, claims.get(constrained.name))
+    return [
+        *_expired(where, alternative, at),
+        *_unmet(where, alternative.fields(), claims),
+        *_gpus(where, alternative, report.gpus),
     ]
+
+
+def _unmet(
+    where: str,
+    fields: Iterable[tuple[Field, Constraint]],
+    claims: Mapping[str, ClaimValue],
+    prefix: str = "",
+) -> Iterator[Mismatch]:
+    for each, constraint in fields:
+        if not holds(each, constraint, claims.get(each.name)):
+            yield Mismatch(
+                where=where,
+                field=prefix + each.name,
+                expected=describe(each, constraint),
+                got=show(claims.get(each.name)),
+                remedy=each.remedy,
+            )
+
+
+def _gpus(
+    where: str, alternative: Alternative, gpus: Sequence[VerifiedReport]
+) -> Iterator[Mismatch]:
+    """The number of GPUs, and every one of them. An alternative that is silent allows none."""
+    if alternative.gpus is None:
+        if gpus:
+            yield Mismatch(
+                where=where,
+                field="gpus",
+                expected="none",
+                got=str(len(gpus)),
+                remedy="Say in the alternative's gpus which ones you accept.",
+            )
+        return
+    (count, wanted), *fields = alternative.gpu_fields()
+    yield from _unmet(where, [(count, wanted)], {count.name: len(gpus)}, "gpus.")
+    for number, gpu in enumerate(gpus):
+        yield from _unmet(where, fields, gpu.claims, f"gpus[{number}].")
 
 
 def _expired(where: str, alternative: Alternative, at: datetime.datetime | None) -> list[Mismatch]:

@@ -6,7 +6,7 @@ implies and isn't implied is stricter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -96,9 +96,15 @@ def covers(wide: Alternative, narrow: Alternative) -> bool:
     """Whether whatever ``narrow`` accepts is accepted by ``wide`` too."""
     if wide.tee is not narrow.tee or not _lasts(wide, narrow):
         return False
+    if (wide.gpus is None) is not (narrow.gpus is None):
+        return False
     return all(
         implies(field, narrow.constraints[field.name], constraint)
         for field, constraint in wide.fields()
+    ) and all(
+        implies(field, narrow.gpus[field.name], constraint)
+        for field, constraint in wide.gpu_fields()
+        if narrow.gpus is not None
     )
 
 
@@ -204,20 +210,36 @@ def _fields(where: str, one: Alternative, other: Alternative) -> list[Difference
         found.append(
             Difference(where=where, field="expires", first=ends[0], second=ends[1], verdict=verdict)
         )
-    for field, constraint in one.fields():
-        theirs = other.constraints[field.name]
+    found += _constraints(where, "", one.fields(), other.constraints)
+    if one.gpus is not None and other.gpus is not None:
+        found += _constraints(where, "gpus.", one.gpu_fields(), other.gpus)
+    elif one.gpus is not None or other.gpus is not None:
+        says = ["GPUs" if each.gpus is not None else "no GPU" for each in (one, other)]
+        found.append(
+            Difference(
+                where=where, field="gpus", first=says[0], second=says[1], verdict=Verdict.DIFFERENT
+            )
+        )
+    return found
+
+
+def _constraints(
+    where: str,
+    prefix: str,
+    fields: Iterable[tuple[Field, Constraint]],
+    others: Mapping[str, Constraint],
+) -> Iterator[Difference]:
+    for field, constraint in fields:
+        theirs = others[field.name]
         verdict = compare(field, constraint, theirs)
         if verdict is not Verdict.SAME:
-            found.append(
-                Difference(
-                    where=where,
-                    field=field.name,
-                    first=describe(field, constraint),
-                    second=describe(field, theirs),
-                    verdict=verdict,
-                )
+            yield Difference(
+                where=where,
+                field=prefix + field.name,
+                first=describe(field, constraint),
+                second=describe(field, theirs),
+                verdict=verdict,
             )
-    return found
 
 
 def _one_sided(where: str, alternative: Alternative, verdict: Verdict) -> Difference:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from casemate.errors import NotAcceptableError, UsageError
 from casemate.evidence import Tee
+from casemate.policy.compare import implies
 from casemate.policy.constraint import (
     Absent,
     AnyOf,
@@ -27,7 +28,7 @@ from casemate.policy.constraint import (
     default_constraint,
 )
 from casemate.policy.document import Alternative, Policy, PolicyDocument
-from casemate.policy.fields import FIELDS
+from casemate.policy.fields import FIELDS, GPU_FIELDS
 from casemate.policy.kinds import Field, Kind, Varies
 from casemate.types import Sha384
 from casemate.verify import ClaimValue, VerifiedReport
@@ -78,12 +79,35 @@ def policy_from_report(
         constraints[field.name] = _constraint(field, claim, report.claims, pin_machine=pin_machine)
         if field.must_check and isinstance(constraints[field.name], Unchecked):
             raise _underivable(report.tee, field.name)
-    alternative = Alternative(tee=report.tee, constraints=MappingProxyType(constraints))
+    alternative = Alternative(
+        tee=report.tee,
+        constraints=MappingProxyType(constraints),
+        gpus=_gpus(report.gpus, pin_machine=pin_machine) if report.gpus else None,
+    )
     document = PolicyDocument(
         policies={name: Policy(name=name, alternatives=(alternative,))},
         secrets=dict.fromkeys(secrets, (name,)),
     )
     return PolicyDocument.parse(document.render())
+
+
+def _gpus(gpus: Sequence[VerifiedReport], *, pin_machine: bool) -> Mapping[str, Constraint]:
+    """As many GPUs, each of them like one of those that are there."""
+    count, *fields = GPU_FIELDS
+    wanted: dict[str, Constraint] = {count.name: AnyOf((len(gpus),))}
+    for field in fields:
+        each = [
+            _constraint(field, gpu.claims.get(field.name), gpu.claims, pin_machine=pin_machine)
+            for gpu in gpus
+        ]
+        exact = [value for one in each if isinstance(one, AnyOf) for value in one.values]
+        if exact:
+            wanted[field.name] = AnyOf(tuple(dict.fromkeys(exact)))
+        else:  # of minima, the one that all others are at least
+            wanted[field.name] = next(
+                one for one in each if all(implies(field, other, one) for other in each)
+            )
+    return MappingProxyType(wanted)
 
 
 def _constraint(

@@ -18,8 +18,9 @@ from types import MappingProxyType
 from casemate.encoding import MapReader
 from casemate.errors import MalformedError
 from casemate.evidence import Tee
+from casemate.evidence.composite import CPU_TEES
 from casemate.policy.constraint import AnyOf, Constraint, Unchecked, default_constraint
-from casemate.policy.fields import FIELDS, Field, Kind
+from casemate.policy.fields import FIELDS, GPU_FIELDS, Field, Kind
 from casemate.policy.known import PUBLIC_SIGNERS
 from casemate.policy.source import parse_constraint, render_constraint
 from casemate.verify import TrustAnchors
@@ -38,11 +39,19 @@ class Alternative:
         tee: who must vouch.
         constraints: on each field of that TEE, by name.
         expires: from when on it never holds; None if it doesn't end.
+        gpus: on the number of GPUs, and on each field of every one; None where there may be none.
     """
 
     tee: Tee
     constraints: Mapping[str, Constraint]
     expires: datetime.datetime | None = None
+    gpus: Mapping[str, Constraint] | None = None
+
+    def gpu_fields(self) -> Iterator[tuple[Field, Constraint]]:
+        """The number of GPUs and every field of them with its constraint; none without GPUs."""
+        if self.gpus is not None:
+            for field in GPU_FIELDS:
+                yield field, self.gpus[field.name]
 
     def fields(self) -> Iterator[tuple[Field, Constraint]]:
         """Every field of the TEE with its constraint."""
@@ -129,6 +138,12 @@ class PolicyDocument:
                     f"{field.name} = {{ {render_constraint(constraint)} }}"
                     for field, constraint in alternative.fields()
                 ]
+                if alternative.gpus is not None:
+                    lines.append(f'[policies."{policy.name}".alternatives.gpus]')
+                    lines += [
+                        f"{field.name} = {{ {render_constraint(constraint)} }}"
+                        for field, constraint in alternative.gpu_fields()
+                    ]
                 lines.append("")
         return "\n".join(lines)
 
@@ -166,14 +181,26 @@ def _parse_policy(name: str, table: MapReader) -> Policy:
 
 def _parse_alternative(table: MapReader) -> Alternative:
     name = table.take("tee", str)
-    if name not in {tee.value for tee in Tee}:
-        raise _wrong(table.name("tee"), " or ".join(Tee), name)
+    if name not in {tee.value for tee in FIELDS}:
+        raise _wrong(table.name("tee"), " or ".join(FIELDS), name)
     tee = Tee(name)
     expires = _parse_expiry(table)
+    gpus = table.take_optional_map("gpus")
+    if gpus is not None and tee not in CPU_TEES:
+        raise _wrong(table.name("gpus"), f"GPUs beside {' or '.join(CPU_TEES)}", name)
+    return Alternative(
+        tee=tee,
+        constraints=_parse_fields(table, FIELDS[tee]),
+        expires=expires,
+        gpus=_parse_fields(gpus, GPU_FIELDS) if gpus is not None else None,
+    )
+
+
+def _parse_fields(table: MapReader, fields: tuple[Field, ...]) -> Mapping[str, Constraint]:
     named = table.names()
     missing = [
         field.name
-        for field in FIELDS[tee]
+        for field in fields
         if field.name not in named and default_constraint(field) is None
     ]
     if missing:
@@ -186,17 +213,17 @@ def _parse_alternative(table: MapReader) -> Alternative:
             remedy="Nothing is unchecked by omission: constrain the field, or say why not.",
         )
     constraints = {}
-    for field in FIELDS[tee]:
+    for field in fields:
         default = default_constraint(field)
         if field.name in named or default is None:
             constraints[field.name] = parse_constraint(field, table.take_map(field.name))
         else:
             constraints[field.name] = default
     table.finish()
-    for field in FIELDS[tee]:
+    for field in fields:
         if field.instead is not None and isinstance(constraints[field.name], Unchecked):
             _require_instead(field, constraints[field.instead], table.name(field.name))
-    return Alternative(tee=tee, constraints=MappingProxyType(constraints), expires=expires)
+    return MappingProxyType(constraints)
 
 
 def _require_instead(field: Field, other: Constraint, where: str) -> None:

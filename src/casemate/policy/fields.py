@@ -9,7 +9,7 @@ from casemate.evidence import Tee
 from casemate.policy.hardware import HARDWARE_FIELDS
 from casemate.policy.kinds import LAUNCH, Field, Kind
 
-__all__ = ["FIELDS", "Field", "Kind"]
+__all__ = ["FIELDS", "GPU_FIELDS", "Field", "Kind"]
 
 
 FIELDS: Mapping[Tee, tuple[Field, ...]] = MappingProxyType(
@@ -57,3 +57,14 @@ FIELDS: Mapping[Tee, tuple[Field, ...]] = MappingProxyType(
     }
 )
 """The fields of each TEE. Every alternative for a TEE must name every one of its fields."""
+
+GPU_FIELDS: tuple[Field, ...] = (
+    Field(
+        name="count",
+        kind=Kind.UINT,
+        must_check=True,
+        remedy="Present every GPU that the policy counts, and no other.",
+    ),
+    *(field for field in HARDWARE_FIELDS[Tee.NVIDIA] if field is not LAUNCH),
+)
+"""What ``gpus`` of an alternative says: how many, and what holds for each of them."""

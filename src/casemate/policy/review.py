@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from casemate.evidence import Tee
+from casemate.evidence.composite import MAX_GPUS
 from casemate.policy.compare import covers
 from casemate.policy.constraint import (
     AnyOf,
@@ -102,7 +103,7 @@ def review(document: PolicyDocument, *, at: datetime.datetime) -> tuple[Finding,
         where = f"policies.{name}"
         for index, alternative in enumerate(policy.alternatives):
             here = f"{where}[{index}]"
-            for check in (_ends, _contradicts, _is_weak, _is_open):
+            for check in (_ends, _contradicts, _is_weak, _counts_gpus, _is_open):
                 found += check(here, alternative, at)
             for other, wider in enumerate(policy.alternatives):
                 if other != index and covers(wider, alternative):
@@ -215,7 +216,25 @@ def _is_weak(where: str, alternative: Alternative, at: datetime.datetime) -> Ite
             where, "tee", "Simulated evidence protects nothing: the root's key lies on the machine "
             "that it vouches for.", "Use it for development alone.",
         )  # fmt: skip
-    for field, constraint in alternative.fields():
+    yield from _weak_fields(where, alternative.fields())
+    for finding in _weak_fields(where, alternative.gpu_fields()):
+        yield replace(finding, field=f"gpus.{finding.field}")
+
+
+def _counts_gpus(where: str, alternative: Alternative, at: datetime.datetime) -> Iterator[Finding]:
+    del at
+    if alternative.gpus is None:
+        return
+    field, constraint = next(alternative.gpu_fields())
+    if not any(holds(field, constraint, number) for number in range(1, MAX_GPUS + 1)):
+        yield _error(
+            where, "gpus.count", f"Evidence has 1 to {MAX_GPUS} GPUs, or none and no such rule.",
+            "Name a number of GPUs, or leave gpus out.",
+        )  # fmt: skip
+
+
+def _weak_fields(where: str, fields: Iterable[tuple[Field, Constraint]]) -> Iterator[Finding]:
+    for field, constraint in fields:
         if field.name == "debug" and holds(field, constraint, True):
             yield _error(
                 where, "debug", "What can be looked into is accepted: its secrets are the host's.",

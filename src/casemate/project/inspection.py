@@ -22,6 +22,7 @@ from casemate.errors import CasemateError, MalformedError
 from casemate.evidence import Tee
 from casemate.evidence.azure import parse_azure_evidence
 from casemate.evidence.cca import parse_cca_token
+from casemate.evidence.composite import parse_composite_evidence
 from casemate.evidence.detect import RATLS, detect, unwrap
 from casemate.evidence.ear import parse_ear
 from casemate.evidence.eventlog import parse_event_log
@@ -297,6 +298,17 @@ def _token(parse: Callable[[bytes], object]) -> Callable[[bytes], JsonValue]:
     return read
 
 
+def _composite(content: bytes) -> JsonValue:
+    return [
+        {
+            "tee": member.tee.value,
+            "evidence": _READERS[member.tee](member.data),
+            "endorsements": len(member.endorsements),
+        }
+        for member in parse_composite_evidence(content)
+    ]
+
+
 _READERS: Mapping[str, Callable[[bytes], JsonValue]] = {
     Tee.SGX: _reader(parse_quote),
     Tee.TDX: _reader(parse_quote),
@@ -310,4 +322,5 @@ _READERS: Mapping[str, Callable[[bytes], JsonValue]] = {
     Tee.MAA: _token(parse_maa_token),
     Tee.EAR: _token(parse_ear),
     Tee.SIMULATED: _reader(parse_simulated_evidence),
+    Tee.COMPOSITE: _composite,
 }

@@ -65,7 +65,11 @@ class Outcome:
     appraised: AppraisedReport | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """The outcome as a JSON-ready object."""
+        """The outcome as a JSON-ready object; ``gpus`` has the claims of each, if there are any."""
+        gpus = [
+            {name: claim_as_json(value) for name, value in gpu.claims.items()}
+            for gpu in (self.report.gpus if self.report is not None else ())
+        ]
         return {
             "tee": self.tee,
             "genuine": self.genuine,
@@ -76,6 +80,7 @@ class Outcome:
                 for check in self.checks
             ],
             "error": self.error.as_dict() if self.error is not None else None,
+            **({"gpus": gpus} if gpus else {}),
         }
 
 

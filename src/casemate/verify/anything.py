@@ -16,6 +16,7 @@ from casemate.evidence.eventlog import LoggedEvent
 from casemate.verify.azure import verify_azure_snp, verify_azure_tdx
 from casemate.verify.cca import verify_cca
 from casemate.verify.checks import CheckList
+from casemate.verify.composite import verify_composite
 from casemate.verify.dcap import verify_quote
 from casemate.verify.ear import verify_ear
 from casemate.verify.eventlog import check_ccel, check_tpm_log
@@ -97,6 +98,16 @@ def verify_anything(
             report = verify_maa(data, keys=endorsements.token_keys, at=at, checks=checks)
         case Tee.EAR:
             report = verify_ear(data, keys=endorsements.keys, at=at, checks=checks)
+        case Tee.COMPOSITE:
+            report = verify_composite(
+                data,
+                endorsements=endorsements,
+                verify_member=lambda member, content, given: verify_anything(
+                    member, content, endorsements=given, at=at,
+                    development_roots=development_roots, roots=roots, checks=checks,
+                ),
+                checks=checks,
+            )  # fmt: skip
         case Tee.SIMULATED:
             with checks.check("simulated.signature", "a named development root signed it"):
                 report = verify_simulated(data, roots=development_roots)

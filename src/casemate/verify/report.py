@@ -25,6 +25,7 @@ class VerifiedReport:
         report_data: the 64 bytes that the evidence binds.
         claims: what it says, by the names that policies use.
         checks: what was checked, in order; every one held.
+        gpus: those whose reports stand beside a CPU's (`casemate.verify.composite`).
 
     Does not check: whether ``report_data`` binds what the caller thinks
     (`casemate.protocol.binding`), nor whether the claims are acceptable (`casemate.policy`).
@@ -34,6 +35,7 @@ class VerifiedReport:
     report_data: ReportData
     claims: Mapping[str, ClaimValue]
     checks: tuple[Check, ...] = ()
+    gpus: tuple[VerifiedReport, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "claims", MappingProxyType(dict(self.claims)))

@@ -6,6 +6,7 @@ Source: see `casemate.evidence.nvidia` and `casemate.endorsements.rim`.
 from __future__ import annotations
 
 import base64
+import copy
 import datetime
 import hashlib
 from collections.abc import Collection, Mapping
@@ -50,14 +51,25 @@ class NvidiaDevice:
         self.root = make("NVIDIA Device Identity CA", end=end)
         self.identity = self.root.issue(f"NVIDIA {self.chip} Identity", end=end)
         self.provisioner = self.identity.issue(f"NVIDIA {self.chip} Provisioner ICA 1", end=end)
+        self.make_device()
+        self.rim_root = make("NVIDIA CoRIM signing root CA", end=end)
+        self.rim_ca = self.rim_root.issue("NVIDIA CoRIM signing CA", path_length=0, end=end)
+        self.rim_signer = self.rim_ca.issue("NVIDIA RIM signer", ca=False, end=end)
+
+    def make_device(self) -> None:
+        """Make device and leaf anew."""
+        end = self.until
         self.device = self.provisioner.issue(f"{self.chip} A01 GSP BROM", path_length=0, end=end)
         fwid = tlv(0x30, tlv_oid(_SHA384_OID), tlv(0x04, self.fwid))
         self.leaf = self.device.issue(
             f"{self.chip} A01 GSP FMC LF", ca=False, end=end, extensions={self.fwid_oid: fwid}
         )
-        self.rim_root = make("NVIDIA CoRIM signing root CA", end=end)
-        self.rim_ca = self.rim_root.issue("NVIDIA CoRIM signing CA", path_length=0, end=end)
-        self.rim_signer = self.rim_ca.issue("NVIDIA RIM signer", ca=False, end=end)
+
+    def sibling(self) -> NvidiaDevice:
+        """Another GPU of the same kind, under the same authorities."""
+        other = copy.copy(self)
+        other.make_device()
+        return other
 
     @property
     def chain(self) -> list[x509.Certificate]:

@@ -1,0 +1,33 @@
+"""Evidence of a machine with GPUs: the CPU's and each GPU's, for the same report data.
+
+Source: specs/composite-evidence.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from casemate.evidence import Attester, Evidence, Tee
+from casemate.evidence.composite import encode_composite_evidence
+from casemate.types import ReportData
+
+
+class CompositeTee:
+    """A CPU's TEE and the GPUs beside it.
+
+    Args:
+        cpu: the CPU's.
+        gpus: one for each GPU.
+    """
+
+    def __init__(self, cpu: Attester, gpus: Sequence[Attester]) -> None:
+        self._members = (cpu, *gpus)
+
+    def attest(self, report_data: ReportData) -> Evidence:
+        """Evidence of all of them, or of none.
+
+        Raises:
+            UnavailableError, UsageError: what any of them raises.
+        """
+        members = [each.attest(report_data) for each in self._members]
+        return Evidence(tee=Tee.COMPOSITE, data=encode_composite_evidence(members))
