@@ -40,6 +40,7 @@ demo: data  ## Serve a real model confidentially, classify a real picture, refus
 .PHONY: test
 test: data  ## Run the whole test suite, and the checks of style, types and floors
 	@tools/install-test-programs
+	@tools/install-kubernetes-tools
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/pytest $(TESTS)
 
@@ -75,6 +76,11 @@ fuzz: $(VENV)/.fuzz-stamp  ## Fuzz every parser; SECONDS_EACH=20, TARGETS="snp p
 .PHONY: vectors
 vectors: setup  ## Write the specifications' test vectors again
 	@for make in tools/make-*-vectors; do echo "$$make"; $(BIN)/python $$make; done
+
+.PHONY: manifests
+manifests: setup  ## Render the chart's plain manifests again
+	@tools/install-kubernetes-tools
+	@tools/render-manifests
 
 .PHONY: proto
 proto: setup  ## Compile the protocol buffer definitions

@@ -5,6 +5,7 @@ That only an appraisal opens one, is a property of its own (tests/properties/tes
 
 import base64
 import json
+import os
 
 import pytest
 from tests.support.attested import SECRETS, contract_at, policy_document
@@ -106,3 +107,26 @@ def test_store_and_policy_must_name_the_same_secrets(held, code, named):
         SecretStore(secrets, policy_document(contract_at(1)))
     assert caught.value.code == code
     assert named in caught.value.field
+
+
+def test_secrets_that_kubernetes_mounted_are_read(tmp_path, monkeypatch):
+    """Root's, for the pod's own group: others and writing groups are refused as ever."""
+    if os.getuid() != 0:
+        pytest.skip("only root can give files away")
+    monkeypatch.setattr("os.getgroups", lambda: [65532])
+    path = tmp_path / "..data"
+    path.mkdir()
+    (path / "key").write_bytes(b"value")
+    os.chown(path / "key", 0, 65532)
+    (tmp_path / "key").symlink_to("..data/key")
+    for mode, fine in ((0o440, True), (0o460, False), (0o444, False)):
+        (path / "key").chmod(mode)
+        if fine:
+            assert load_secrets(tmp_path)["key"].reveal() == b"value"
+        else:
+            with pytest.raises(UsageError, match="others"):
+                load_secrets(tmp_path)
+    os.chown(path / "key", 1234, 65532)
+    (path / "key").chmod(0o440)
+    with pytest.raises(UsageError, match="others"):
+        load_secrets(tmp_path)

@@ -17,6 +17,7 @@ _COMMANDS = {
     "new": "Write a commented casemate.toml to start from",
     "build": "From casemate.toml to sealed images, contract and policy",
     "package": "Container images of broker, workload and client",
+    "deploy": "What Kubernetes is given: values of the chart, and secrets",
     "up": "Build, then run broker and workload",
     "status": "Does it run, who attested, what was released?",
     "logs": "What broker and workload said",
@@ -29,10 +30,8 @@ _COMMANDS = {
     "broker": "Hold secrets and release them to attested launchers",
     "launch": "Attest, fetch secrets, open images, start the workload",
     "serve": "The model server",
-    "evidence": "Which TEE is this, and what does it say?",
     "verify": "Is this evidence genuine, and acceptable?",
     "inspect": "What stands in this file? Verifies nothing",
-    "explain": "Why was this refused, and what would have to change?",
     "predict": "Send a picture, print what the model sees",
     "demo": "The whole flow on this machine, with a real model and a real picture",
 }

@@ -99,15 +99,16 @@ _Built = tuple[Assembly, list[tuple[TreeEntry, ...]], RunSettings]
 
 def _broker(project: Project, reference: str) -> _Built:
     root = read_source("bom:broker")
+    port = read_contract_file(project.contract).broker.endpoint[1]
     settings = RunSettings(
         entrypoint=(PYTHON, "-I", "-m", "casemate.cli.main", "broker"),
         command=(
             *("--policy", POLICY, "--secrets", SECRETS, "--identity", IDENTITY),
-            *("--listen", f"0.0.0.0:{project.manifest.broker[1]}"),
+            *("--listen", f"0.0.0.0:{port}"),
         ),
         environment={"LANG": "C.UTF-8"},
         user=_NOBODY,
-        ports=(project.manifest.broker[1],),
+        ports=(port,),
         labels=_labels(project, reference, "key broker"),
         architecture=_architecture(),
     )

@@ -1,0 +1,210 @@
+"""The Helm chart: lint, every variant against Kubernetes' schemas, and what its pods may do."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "deploy" / "helm" / "casemate"
+TOOLS = ROOT / ".cache" / "kubernetes"
+pytestmark = pytest.mark.skipif(
+    not (TOOLS / ".stamp").exists(), reason="needs Helm (tools/install-kubernetes-tools)"
+)
+DIGEST = "sha256:" + "ab" * 32
+VARIANTS = {
+    "defaults": {},
+    "sgx": {"tee": {"kind": "sgx", "epc": "1Gi"}},
+    "tdx": {"tee": {"kind": "tdx", "runtimeClassName": "kata-qemu-tdx"}},
+    "snp": {"tee": {"kind": "snp", "runtimeClassName": "kata-qemu-snp"}},
+    "gpu": {"tee": {"kind": "tdx", "gpus": 2}},
+    "scaled": {"workload": {"autoscaling": {"enabled": True}}},
+    "spread": {"workload": {"antiAffinity": "required"}},
+    "balanced": {"workload": {"service": {"type": "LoadBalancer", "port": 443}}},
+    "mounting": {"workload": {"isolation": "namespace"}},
+    "workload-alone": {"broker": {"enabled": False}},
+    "two-brokers": {"broker": {"replicas": 2}},
+    "open-network": {"networkPolicy": {"enabled": False}},
+    "client": {"client": {"enabled": True, "args": ["predict", "--server", "s:9000"]}},
+    "pinned": {"images": {"digests": {"broker": DIGEST, "workload": DIGEST}}},
+}
+
+
+def helm(*arguments, values=None, tmp_path=None):
+    command = [str(TOOLS / "helm"), *arguments]
+    if values is not None:
+        path = tmp_path / "values.json"
+        path.write_text(json.dumps(values))
+        command += ["--values", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def rendered(values, tmp_path):
+    base = {"broker": {"policy": "version = 1"}}
+    for name, table in values.items():
+        base[name] = {**base.get(name, {}), **table}
+    done = helm("template", "it", str(CHART), values=base, tmp_path=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def objects(text):
+    return {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text)}
+
+
+def pod(text, component):
+    for each in objects(text).values():
+        labels = each["metadata"].get("labels", {})
+        if each["kind"] in {"Deployment", "Job"} and (
+            labels.get("app.kubernetes.io/component") == component
+        ):
+            return each["spec"]["template"]["spec"]
+    raise AssertionError(component)
+
+
+def test_lint(tmp_path):
+    values = {"broker": {"policy": "version = 1"}}
+    done = helm("lint", "--strict", str(CHART), values=values, tmp_path=tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_valid(variant, tmp_path):
+    path = tmp_path / "rendered.yaml"
+    path.write_text(rendered(VARIANTS[variant], tmp_path))
+    done = subprocess.run(
+        [str(TOOLS / "venv/bin/kubernetes-validate"), "--strict", "-k", "1.34.0", str(path)],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_kubectl_reads_it(tmp_path):
+    path = tmp_path / "rendered.yaml"
+    path.write_text(rendered({}, tmp_path))
+    done = subprocess.run(
+        [str(TOOLS / "kubectl"), "kustomize", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    (tmp_path / "kustomization.yaml").write_text("resources: [rendered.yaml]\n")
+    done = subprocess.run(
+        [str(TOOLS / "kubectl"), "kustomize", str(tmp_path)], capture_output=True, text=True
+    )
+    assert objects(done.stdout) == objects(path.read_text())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"tee": {"kind": "none"}},
+        {"tee": {"kind": "tdx", "privileged": True}},
+        {"broker": {"policy": "x", "port": 0}},
+        {"broker": {"policy": "x", "serviceName": "Broker"}},
+        {"broker": {"policy": "x"}, "workload": {"antiAffinity": "always"}},
+        {"broker": {"policy": "x"}, "images": {"digests": {"broker": "latest"}}},
+        {"broker": {"policy": "x"}, "extra": 1},
+        {},
+    ],
+)
+def test_wrong_values_are_refused(values, tmp_path):
+    done = helm("template", "it", str(CHART), values=values, tmp_path=tmp_path)
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize("component", ["broker", "client"])
+def test_who_needs_no_rights_has_none(component, tmp_path):
+    """Pod Security's restricted level, field by field."""
+    text = rendered({"client": {"enabled": True}}, tmp_path)
+    spec = pod(text, component)
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in spec["containers"]:
+        rights = container["securityContext"]
+        assert rights["capabilities"] == {"drop": ["ALL"]}
+        assert rights["allowPrivilegeEscalation"] is False
+        assert rights["readOnlyRootFilesystem"] is True
+    _nothing_of_the_host(spec)
+
+
+def test_the_launcher_has_what_a_new_root_takes_and_no_more(tmp_path):
+    """Within Pod Security's baseline level; mount rights are asked for by name."""
+    from casemate.project.containers import LAUNCHER_CAPABILITIES
+
+    spec = pod(rendered({}, tmp_path), "workload")
+    (container,) = spec["containers"]
+    rights = container["securityContext"]
+    assert rights["capabilities"] == {"drop": ["ALL"], "add": list(LAUNCHER_CAPABILITIES)}
+    assert rights["allowPrivilegeEscalation"] is False
+    assert "privileged" not in rights
+    _nothing_of_the_host(spec)
+    mounting = pod(rendered({"workload": {"isolation": "namespace"}}, tmp_path), "workload")
+    added = mounting["containers"][0]["securityContext"]["capabilities"]["add"]
+    assert set(added) - set(LAUNCHER_CAPABILITIES) == {"SYS_ADMIN"}
+
+
+def _nothing_of_the_host(spec):
+    assert spec["automountServiceAccountToken"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+    assert all("hostPath" not in volume for volume in spec["volumes"])
+
+
+def test_decrypted_files_lie_in_memory(tmp_path):
+    spec = pod(rendered({}, tmp_path), "workload")
+    (memory,) = [v for v in spec["volumes"] if v["name"] == "memory"]
+    assert memory["emptyDir"]["medium"] == "Memory"
+    assert memory["emptyDir"]["sizeLimit"] == "1Gi"
+
+
+def test_resources_follow_the_tee(tmp_path):
+    limits = pod(rendered(VARIANTS["sgx"], tmp_path), "workload")["containers"][0]["resources"]
+    assert limits["limits"]["sgx.intel.com/epc"] == "1Gi"
+    assert limits["limits"]["sgx.intel.com/enclave"] == 1
+    gpu = pod(rendered(VARIANTS["gpu"], tmp_path), "workload")["containers"][0]["resources"]
+    assert gpu["limits"]["nvidia.com/gpu"] == 2
+    plain = pod(rendered({}, tmp_path), "workload")["containers"][0]["resources"]
+    assert set(plain["limits"]) == {"memory"}
+
+
+def test_only_launchers_reach_the_broker(tmp_path):
+    found = objects(rendered({}, tmp_path))
+    policy = found["NetworkPolicy", "casemate-broker"]["spec"]
+    (ingress,) = policy["ingress"]
+    (source,) = ingress["from"]
+    labels = source["podSelector"]["matchLabels"]
+    assert labels["app.kubernetes.io/component"] == "workload"
+    assert ("NetworkPolicy", "casemate-broker") not in objects(
+        rendered(VARIANTS["open-network"], tmp_path)
+    )
+
+
+def test_a_changed_policy_starts_new_brokers(tmp_path):
+    def annotation(policy):
+        text = rendered({"broker": {"policy": policy}}, tmp_path)
+        broker = objects(text)["Deployment", "casemate-broker"]
+        return broker["spec"]["template"]["metadata"]["annotations"]["checksum/policy"]
+
+    assert annotation("version = 1") != annotation("version = 1\n# another")
+
+
+def test_the_autoscaler_decides_where_there_is_one(tmp_path):
+    found = objects(rendered(VARIANTS["scaled"], tmp_path))
+    assert "replicas" not in found["Deployment", "it-workload"]["spec"]
+    assert found["HorizontalPodAutoscaler", "it-workload"]["spec"]["minReplicas"] == 2
+
+
+def test_kserve_gets_a_runtime(tmp_path):
+    found = objects(rendered({"kserve": {"enabled": True}}, tmp_path))
+    runtime = found["ClusterServingRuntime", "it-casemate"]["spec"]
+    assert runtime["containers"][0]["name"] == "kserve-container"
+
+
+def test_plain_manifests_are_the_chart_s(tmp_path):
+    """`make manifests` writes them."""
+    done = subprocess.run(
+        [str(ROOT / "tools" / "render-manifests"), str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for path in (ROOT / "deploy" / "manifests").glob("*.yaml"):
+        assert path.read_text() == (tmp_path / path.name).read_text(), "run: make manifests"
