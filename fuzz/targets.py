@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import tempfile
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ from casemate.image.oci.auth import parse_challenge
 from casemate.image.oci.distribution import Blob
 from casemate.image.oci.flatten import LayeredTree
 from casemate.image.oci.layers import members
+from casemate.image.oci.ocicrypt import KEYS, PUBLIC_OPTIONS, parse_annotations
 from casemate.image.tree import normalised
 from casemate.policy import PolicyDocument
 from casemate.policy.occlum import policy_from_occlum
@@ -158,6 +160,12 @@ def _tensor(data: bytes) -> None:
     except DecodeError as error:
         raise MalformedError("fuzz.protobuf", "not a message") from error
     decode_tensor(tensor, name="x", max_bytes=_MAX_TENSOR)
+
+
+def _encryption(data: bytes) -> None:
+    public = b'{"cipher":"AES_256_CTR_HMAC_SHA256","hmac":"%b="}' % (b"A" * 43)
+    texts = {KEYS: data, PUBLIC_OPTIONS: public}
+    parse_annotations({name: b64encode(text).decode() for name, text in texts.items()})
 
 
 def _elf(data: bytes) -> None:
@@ -394,6 +402,7 @@ TARGETS: Mapping[str, Target] = {
             encode_manifest(Blob(digest=f"sha256:{'0' * 64}", size=1), Sha384(bytes(48))),
         ),
     ),
+    "encrypted-layer": Target(run=_encryption, seeds=_given(b"{}", b'{"recipients":[{}]}')),
     "elf": Target(
         run=_elf,
         allowed=(MalformedError, UsageError),

@@ -284,3 +284,25 @@ def test_a_doctor_says_what_is_probably_missing(tmp_path: Path) -> None:
     assert "interpreter: /bin/absent (asked for by run)" in told
     found = json.loads(casemate("image", "doctor", str(tmp_path / "bill.yaml"), "--json").stdout)
     assert [each["what"] for each in found] == ["interpreter"]
+
+
+def test_a_container_image_is_encrypted_for_a_recipient_and_sealed_by_it(tmp_path: Path) -> None:
+    for arguments in (
+        ["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "guest.pem"],
+        ["ec", "-in", "guest.pem", "-pubout", "-out", "guest.pub"],
+    ):
+        subprocess.run(["openssl", *arguments], cwd=tmp_path, check=True, capture_output=True)
+    casemate("key", "new", tmp_path / "key")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/a").write_text("A")
+    out, sealed = tmp_path / "out", tmp_path / "a.sealed"
+    casemate("image", "export", tmp_path / "tree", out, code=2)
+    casemate(
+        "image", "export", tmp_path / "tree", out, "--recipient", tmp_path / "guest.pub",
+        "--argv", "/bin/a", "--argv", "-b",
+    )  # fmt: skip
+    seal = ["image", "seal", f"oci:{out}", sealed, "--key", tmp_path / "key"]
+    assert "container.encrypted" in casemate(*seal, code=2).stderr
+    casemate(*seal, "--decryption-key", tmp_path / "guest.pem", "--draft", tmp_path / "draft.toml")
+    assert casemate("image", "cat", sealed, "a", "--key", tmp_path / "key").stdout == "A"
+    assert 'argv = ["/bin/a", "-b"]' in (tmp_path / "draft.toml").read_text()

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from casemate.cli.image_registry import pull, push, registry_access
-from casemate.cli.image_source import copy, doctor, include_dirs
+from casemate.cli.image_source import copy, decryption_keys, doctor, export, include_dirs
 from casemate.cli.progress import progress_bars
 from casemate.encoding import decode_hex
 from casemate.errors import CasemateError, UsageError
@@ -60,6 +60,7 @@ def command() -> None:
 
 command.add_command(copy)
 command.add_command(doctor)
+command.add_command(export)
 command.add_command(push)
 command.add_command(pull)
 
@@ -85,6 +86,7 @@ Examples:
     help="What a container image may unpack to.  [default: 64 GiB]",
 )  # fmt: skip
 @include_dirs
+@decryption_keys
 @registry_access
 @_json
 def seal(
@@ -97,6 +99,7 @@ def seal(
     draft: Path | None,
     max_size: int,
     include_dirs: tuple[Path, ...],
+    decryption_keys: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Seal the tree of SOURCE into OUTPUT.
@@ -113,7 +116,8 @@ def seal(
     with progress_bars() as bar:
         tree = read_source(
             source, keep_owner=keep_owner, keep_times=keep_times, limit=max_size,
-            include_dirs=include_dirs, access=access, progress=bar("fetching"),
+            include_dirs=include_dirs, access=access, decryption_keys=decryption_keys,
+            progress=bar("fetching"),
         )  # fmt: skip
     if draft is not None and tree.container is None:
         raise UsageError(

@@ -1,16 +1,26 @@
-"""``casemate image copy`` and ``doctor``: what a source amounts to, before it is sealed."""
+"""``casemate image copy``, ``export`` and ``doctor``: what a source amounts to."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import click
 
+from casemate.cli.image_registry import registry_access
+from casemate.cli.progress import progress_bars
+from casemate.errors import UsageError
 from casemate.image.bom.doctor import examine
 from casemate.image.copying import copy_tree
+from casemate.image.oci.export import export_layout
+from casemate.image.oci.manifest import ContainerConfig
+from casemate.image.oci.ocicrypt import read_key
+from casemate.project.registries import RegistryAccess
 from casemate.project.sources import read_source
+
+_PLAIN = ContainerConfig(argv=(), environment={}, working_directory="/", user="")
 
 include_dirs = click.option(
     "-i",
@@ -19,6 +29,13 @@ include_dirs = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     multiple=True,
     help="Where included bills are looked for, after the bill's own folder. Repeatable.",
+)
+decryption_keys = click.option(
+    "--decryption-key",
+    "decryption_keys",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Private key (PEM) for encrypted layers of a container image. Repeatable.",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 
@@ -73,3 +90,66 @@ def doctor(source: str, include_dirs: tuple[Path, ...], as_json: bool) -> None:
         click.echo(f"{each.what.value}: {each.name}{asked}\n    {each.remedy}")
     if not findings:
         click.echo("nothing seems to be missing", err=True)
+
+
+@click.command(epilog="Example:  casemate image export oci:tf:1.0 encrypted --recipient guest.pub")
+@click.argument("source")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--recipient",
+    "recipients",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Public key (PEM) of one who may decrypt it. Repeatable.",
+)
+@click.option("--not-encrypted", is_flag=True, help="Insist on an image that anyone can read.")
+@click.option("--tag", default="latest", show_default=True, help="Its name in the layout.")
+@click.option("--argv", multiple=True, help="The command line, a word each; else the source's own.")
+@include_dirs
+@decryption_keys
+@registry_access
+@_json
+def export(
+    access: RegistryAccess,
+    source: str,
+    folder: Path,
+    recipients: tuple[Path, ...],
+    not_encrypted: bool,
+    tag: str,
+    argv: tuple[str, ...],
+    include_dirs: tuple[Path, ...],
+    decryption_keys: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Write the tree of SOURCE into FOLDER as a container image whose layer is encrypted.
+
+    SOURCE is what `casemate image seal` takes. Guests of Confidential Containers run such images,
+    and `skopeo copy --decryption-key` decrypts them (ocicrypt, JWE).
+    """
+    if not recipients and not not_encrypted:
+        raise UsageError(
+            "image.recipient",
+            "nobody is named who may decrypt the image",
+            field="--recipient",
+            expected="a public key, or --not-encrypted",
+            got="neither",
+        )
+    keys = tuple(read_key(path, private=False) for path in recipients)
+    with progress_bars() as bar:
+        tree = read_source(
+            source, include_dirs=include_dirs, decryption_keys=decryption_keys, access=access,
+            progress=bar("fetching"),
+        )  # fmt: skip
+        config = tree.container.config if tree.container is not None else _PLAIN
+        if argv:
+            config = dataclasses.replace(config, argv=argv)
+        done = export_layout(
+            tree.entries, config, folder, tag=tag, recipients=keys, machine=os.uname().machine,
+            progress=bar("exporting"),
+        )  # fmt: skip
+    report = {"folder": str(folder), "digest": done.digest, "size": done.size}
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    for name, value in report.items():
+        click.echo(f"{name + ':':<15}{value}")

@@ -13,6 +13,7 @@ from casemate.image.oci import ContainerTree, read_container_image
 from casemate.image.oci.auth import find_credentials
 from casemate.image.oci.distribution import Repository
 from casemate.image.oci.http import RegistryClient
+from casemate.image.oci.ocicrypt import Key
 from casemate.image.oci.pull import pull_layout
 from casemate.image.oci.reference import Reference, parse_reference
 from casemate.image.workers import Progress
@@ -54,6 +55,7 @@ def read_from_registry(
     *,
     limit: int,
     keep_times: bool,
+    keys: tuple[Key, ...] = (),
     progress: Progress | None = None,
 ) -> ContainerTree:
     """A container image in a registry as a tree.
@@ -66,6 +68,7 @@ def read_from_registry(
         access: how the registry is asked.
         limit: how many bytes the layers may have in all.
         keep_times: keep times of change; otherwise all are 0.
+        keys: private keys, for encrypted layers.
         progress: called with (bytes there, bytes in all).
 
     Raises:
@@ -79,6 +82,6 @@ def read_from_registry(
     repository = access.repository(reference)
     pull_layout(repository, reference, folder, machine=machine, limit=limit, progress=progress)
     try:
-        return read_container_image(folder, limit=limit, keep_times=keep_times)
+        return read_container_image(folder, limit=limit, keep_times=keep_times, keys=keys)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from casemate.errors import UsageError
 from casemate.image.bom import Assembly, assemble, load_bom
 from casemate.image.oci import ContainerTree, read_container_image
+from casemate.image.oci.ocicrypt import Key, read_key
 from casemate.image.tree import tree_from_directory
 from casemate.image.workers import Progress
 from casemate.project.registries import RegistryAccess, read_from_registry
@@ -29,6 +30,7 @@ def read_source(
     limit: int = DEFAULT_LIMIT,
     include_dirs: tuple[Path, ...] = (),
     access: RegistryAccess | None = None,
+    decryption_keys: tuple[Path, ...] = (),
     progress: Progress | None = None,
 ) -> Assembly:
     """The tree that a source stands for.
@@ -44,18 +46,20 @@ def read_source(
         limit: how many bytes a container image's layers may have in all.
         include_dirs: where a bill's includes are looked for, after its own folder.
         access: how a registry is asked.
+        decryption_keys: files of private keys, for a container image's encrypted layers.
         progress: called with (bytes fetched, bytes in all).
 
     Raises:
         UsageError: it isn't there, or what it names isn't.
         MalformedError: a bill that is none.
     """
+    keys = tuple(read_key(path, private=True) for path in decryption_keys)
     if source.startswith(_CONTAINERS):
-        return _container(source.partition(":")[2], keep_times=keep_times, limit=limit)
+        return _container(source.partition(":")[2], keep_times=keep_times, limit=limit, keys=keys)
     if source.startswith(_REGISTRIES):
         tree = read_from_registry(
             source.partition(":")[2].removeprefix("//"), access or RegistryAccess(), limit=limit,
-            keep_times=keep_times, progress=progress,
+            keep_times=keep_times, keys=keys, progress=progress,
         )  # fmt: skip
         return _assembled(tree)
     path = _bill_in_the_box(source) if source.startswith(_IN_THE_BOX) else Path(source)
@@ -75,7 +79,7 @@ def read_source(
     )
 
 
-def _container(reference: str, *, keep_times: bool, limit: int) -> Assembly:
+def _container(reference: str, *, keep_times: bool, limit: int, keys: tuple[Key, ...]) -> Assembly:
     """A container image; the path is the longest part that is there, for it may hold colons."""
     path, tag = reference, ""
     if not Path(path).exists():
@@ -93,7 +97,7 @@ def _container(reference: str, *, keep_times: bool, limit: int) -> Assembly:
             got="nothing",
             remedy="Make one with `skopeo copy docker://… oci:DIR:TAG` or `docker save`.",
         )
-    tree = read_container_image(Path(path), tag, limit=limit, keep_times=keep_times)
+    tree = read_container_image(Path(path), tag, limit=limit, keep_times=keep_times, keys=keys)
     return _assembled(tree)
 
 

@@ -1,20 +1,25 @@
 """Container images become the tree that a container sees, or an error that says what is wrong."""
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import shutil
 import subprocess
 import tarfile
 
 import pytest
+import zstandard
 from tests.support.containers import File, digest, docker_archive, layer, oci_layout
 
 from casemate.errors import CasemateError, MalformedError, NotGenuineError, UsageError
 from casemate.image.oci import read_container_image
 from casemate.image.oci.layers import members
 from casemate.image.tree import EntryKind, FilePart, normalised
+from casemate.project.drafts import draft_contract
 from casemate.project.sources import read_source
 
 LIMIT = 1 << 24
@@ -271,6 +276,47 @@ def test_docker_archives(tmp_path):
     assert "demo:1.0" in caught.value.got
 
 
+PACKERS = {
+    "gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "zstd": zstandard.compress,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PACKERS)
+def test_archives_that_are_compressed_as_a_whole(tmp_path, name):
+    path = tmp_path / "image.tar"
+    docker_archive(path, [layer(File("a", b"1")), layer(File("b", b"2"))])
+    packed = PACKERS[name](path.read_bytes())
+    path.write_bytes(packed)
+    assert contents(tree(path)) == {"a": b"1", "b": b"2"}
+    for broken in (packed[:-9], packed[: len(packed) // 2], packed[:20] + bytes(20) + packed[40:]):
+        path.write_bytes(broken)
+        with pytest.raises(CasemateError):
+            tree(path)
+    path.write_bytes(PACKERS[name](bytes(2 * LIMIT)))
+    with pytest.raises(UsageError) as caught:
+        tree(path)
+    assert caught.value.code == "container.too-large"
+
+
+def test_layers_with_frames_to_be_skipped(tmp_path):
+    """As zstd:chunked has them for its table of contents."""
+    data = layer(File("a", b"1"))
+    oci_layout(tmp_path / "image", [data], compression="zstd")
+    packed = zstandard.compress(data)
+    blob = tmp_path / "image/blobs/sha256" / digest(packed)[7:]
+    longer = packed + b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"table"
+    text = "".join(p.read_text() for p in (tmp_path / "image/blobs/sha256").glob("*") if p != blob)
+    assert digest(packed)[7:] in text
+    blob.with_name(digest(longer)[7:]).write_bytes(longer)
+    index = tmp_path / "image/index.json"
+    name = json.loads(index.read_text())["manifests"][0]["digest"]
+    manifest = (tmp_path / "image/blobs" / name.replace(":", "/")).read_text()
+    manifest = manifest.replace(digest(packed), digest(longer)).encode()
+    (tmp_path / "image/blobs" / digest(manifest).replace(":", "/")).write_bytes(manifest)
+    index.write_text(index.read_text().replace(name, digest(manifest)))
+    assert contents(tree(tmp_path / "image")) == {"a": b"1"}
+
+
 def test_one_of_several_images_is_named(tmp_path):
     folder = tmp_path / "image"
     one = oci_layout(folder, [layer(File("a", b"1"))], tag="one")
@@ -319,6 +365,76 @@ def test_what_skopeo_writes_is_read(tmp_path, kind):
         check=True, env={**os.environ, "HOME": str(tmp_path)},
     )  # fmt: skip
     assert contents(tree(tmp_path / "out")) == {"etc": None, "l": "etc/motto", "new": b"1"}
+
+
+ENTRYPOINT = """#!/bin/sh
+exec tensorflow_model_server --port=8500 --rest_api_port=8501 --model_name=${MODEL_NAME} \\
+  --model_base_path=${MODEL_BASE_PATH}/${MODEL_NAME} "$@"
+"""
+
+
+@pytest.mark.skipif(shutil.which("buildah") is None, reason="needs buildah")
+@pytest.mark.skipif(os.geteuid() != 0, reason="buildah needs root here")
+@pytest.mark.parametrize("target", ["oci:{}:1.0", "docker-archive:{}:demo:1.0"])
+def test_an_image_of_the_shape_of_tensorflow_serving_from_buildah(tmp_path, target):
+    """Three layers: a system, the server with its entry point, a model in place of another."""
+
+    def buildah(*arguments):
+        done = subprocess.run(
+            ["buildah", "--storage-driver=vfs", f"--root={tmp_path}/root",
+             f"--runroot={tmp_path}/run", *map(str, arguments)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        if "not permitted" in done.stderr:
+            pytest.skip(f"buildah may not work here: {done.stderr.strip()[-200:]}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def layered(base, name, *settings, add, remove=()):
+        container = buildah("from", "--pull-never", base)
+        buildah("copy", container, add, "/")
+        mounted = buildah("mount", container)
+        for path in remove:
+            shutil.rmtree(f"{mounted}/{path}")
+        if name == "serving":
+            os.link(f"{mounted}/usr/bin/tensorflow_model_server", f"{mounted}/usr/bin/also")
+        buildah("umount", container)
+        buildah("config", *settings, container)
+        buildah("commit", container, name)
+
+    for folder, files in {
+        "system": {"etc/passwd": "serving:x:999:998::/:/bin/sh\n", "models/old/1/a": "old"},
+        "server": {
+            "usr/bin/tensorflow_model_server": "server",
+            "usr/bin/tf_serving_entrypoint.sh": ENTRYPOINT,
+        },
+        "model": {"models/model/1/saved_model.pb": "graph"},
+    }.items():
+        for name, text in files.items():
+            path = tmp_path / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            path.chmod(0o755)
+    layered("scratch", "base", add=tmp_path / "system")
+    layered(
+        "base", "serving", "--entrypoint", '["/usr/bin/tf_serving_entrypoint.sh"]',
+        "--env", "MODEL_BASE_PATH=/models", "--env", "MODEL_NAME=model", "--port", "8500",
+        "--user", "serving", add=tmp_path / "server",
+    )  # fmt: skip
+    layered("serving", "final", add=tmp_path / "model", remove=["models/old"])
+    buildah("push", "final", target.format(tmp_path / "out"))
+    source = target.format(tmp_path / "out").removesuffix(":demo:1.0")
+    container = read_source(source).container
+    found = contents(container)
+    assert found["usr/bin/tf_serving_entrypoint.sh"] == ENTRYPOINT.encode()
+    assert found["models/model/1/saved_model.pb"] == b"graph"
+    assert not any(path.startswith("models/old") for path in found)
+    kinds = {entry.path: entry.kind for entry in container.entries}
+    assert kinds["usr/bin/tensorflow_model_server"] is EntryKind.HARDLINK
+    draft = draft_contract(container, tmp_path / "root.sealed", tmp_path / "image_key")
+    assert 'argv = ["/usr/bin/tf_serving_entrypoint.sh"]' in draft
+    assert '"MODEL_BASE_PATH" = "/models"' in draft
+    assert "uid = 999\ngid = 998" in draft
 
 
 def test_nothing_is_left_where_layers_were_unpacked(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from pathlib import Path
 from casemate.errors import MalformedError
 from casemate.image.oci.layers import Member, MemberKind, members, unpack
 from casemate.image.oci.manifest import ContainerConfig, Layer, find_image
+from casemate.image.oci.ocicrypt import Key
 from casemate.image.oci.store import open_store
 from casemate.image.tree import EntryKind, TreeEntry, check_path
 
@@ -52,7 +53,12 @@ class ContainerTree:
 
 
 def read_container_image(
-    path: Path, reference: str = "", *, limit: int, keep_times: bool = False
+    path: Path,
+    reference: str = "",
+    *,
+    limit: int,
+    keep_times: bool = False,
+    keys: tuple[Key, ...] = (),
 ) -> ContainerTree:
     """Read a container image.
 
@@ -61,6 +67,7 @@ def read_container_image(
         reference: a tag, or ``sha256:…`` of a manifest; nothing where there is one image.
         limit: how many bytes its layers may have in all, without compression.
         keep_times: keep times of change; otherwise all are 0.
+        keys: private keys, for encrypted layers.
 
     Raises:
         UsageError, MalformedError, NotGenuineError: ``container.*``.
@@ -68,11 +75,11 @@ def read_container_image(
     scratch = tempfile.TemporaryDirectory(prefix="casemate-layers-")
     try:
         tree = LayeredTree()
-        with open_store(path) as store:
+        with open_store(path, limit=limit) as store:
             image = find_image(store, reference, machine=os.uname().machine)
             for number, layer in enumerate(image.layers):
                 archive = Path(scratch.name) / str(number)
-                limit -= unpack(store, layer, archive, limit=limit)
+                limit -= unpack(store, layer, archive, limit=limit, keys=keys)
                 tree.apply(members(archive), _describe(number, layer))
         entries = tuple(tree.entries(keep_times=keep_times))
     except BaseException:

@@ -18,14 +18,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, cast
 
-from casemate.errors import MalformedError, UsageError
+from casemate.errors import MalformedError
 from casemate.image.oci.manifest import Layer
-from casemate.image.oci.store import Store, check_digest
+from casemate.image.oci.ocicrypt import DecryptedLayer, Key, open_layer
+from casemate.image.oci.store import MAX_WINDOW, Store, check_digest, too_large
 from casemate.image.tree import FilePart
 
 _PIECE = 1 << 20
 _MAX_HEADER = 8 << 20
-_MAX_WINDOW = 1 << 27
 _MAX_MEMBERS = 4_000_000
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -69,7 +69,9 @@ class Member:
     xattrs: tuple[tuple[str, bytes], ...] = ()
 
 
-def unpack(store: Store, layer: Layer, destination: Path, *, limit: int) -> int:
+def unpack(
+    store: Store, layer: Layer, destination: Path, *, limit: int, keys: tuple[Key, ...] = ()
+) -> int:
     """Write a layer's archive without its compression.
 
     Args:
@@ -77,35 +79,36 @@ def unpack(store: Store, layer: Layer, destination: Path, *, limit: int) -> int:
         layer: which.
         destination: a new file.
         limit: how many bytes it may become.
+        keys: private keys, for an encrypted one.
 
     Returns:
         How many bytes it became.
 
     Raises:
-        UsageError: ``container.too-large``.
+        UsageError: ``container.too-large``, ``container.encrypted``.
         MalformedError: ``container.compression``, ``container.missing``.
         NotGenuineError: ``container.changed`` where a digest isn't the one that is named.
     """
     plain, written = hashlib.sha256(), 0
     with store.open(layer.name) as raw, destination.open("xb") as output:
         hashed = _Hashed(raw)
+        decrypted = None
+        if layer.sealing is not None:
+            key = open_layer(layer.sealing, keys)
+            decrypted = DecryptedLayer(cast("IO[bytes]", hashed), key, layer.sealing)
         try:
-            with _plain(hashed, layer) as source:
+            with _plain(decrypted or hashed, layer) as source:
                 while piece := source.read(_PIECE):
                     written += len(piece)
                     if written > limit:
-                        raise UsageError(
-                            "container.too-large",
-                            "the container image unpacks to more than it may",
-                            field="layers",
-                            expected=f"at most {limit} bytes in all",
-                            got="more",
-                            remedy="Raise --max-size if you trust the image.",
-                        )
+                        raise too_large()
                     plain.update(piece)
                     output.write(piece)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise _malformed("compression", str(error)[:80]) from error
+        # What was written counts for nothing until all of these hold.
+        if decrypted is not None:
+            decrypted.finish()
         hashed.finish()
     if layer.digest is not None:
         check_digest("a layer", layer.digest, hashed.digest())
@@ -149,10 +152,10 @@ class _Hashed(io.RawIOBase):
 
 
 @contextmanager
-def _plain(source: _Hashed, layer: Layer) -> Iterator[IO[bytes]]:
-    head = source.peek(4)
+def _plain(source: _Hashed | DecryptedLayer, layer: Layer) -> Iterator[IO[bytes]]:
     compression = layer.compression
-    if compression is None:
+    if compression is None and isinstance(source, _Hashed):
+        head = source.peek(4)
         found = (name for magic, name in _MAGIC.items() if head.startswith(magic))
         compression = next(found, "")
     if compression == "gzip":
@@ -162,7 +165,7 @@ def _plain(source: _Hashed, layer: Layer) -> Iterator[IO[bytes]]:
         import zstandard
 
         try:
-            decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+            decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
             with decompressor.stream_reader(
                 cast("IO[bytes]", source), read_across_frames=True, closefd=False
             ) as zst:

@@ -13,6 +13,7 @@ from typing import cast
 
 from casemate.encoding import MapReader, decode_json
 from casemate.errors import MalformedError, UsageError
+from casemate.image.oci.ocicrypt import SUFFIX, Sealing, parse_annotations
 from casemate.image.oci.store import MAX_DOCUMENT, Store, blob_name, read_blob, read_document
 
 _INDEXES = (
@@ -29,7 +30,7 @@ _LAYERS = {
 }
 _MAX_LAYERS = 512
 MAX_DEPTH = 3
-_REF_NAME = "org.opencontainers.image.ref.name"
+REF_NAME = "org.opencontainers.image.ref.name"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -43,6 +44,7 @@ class Layer:
         diff_id: ``sha256:…`` of the archive without compression.
         compression: ``gzip``, ``zstd`` or nothing; None where its first bytes must tell.
         made_by: the command that made it, if the image says.
+        sealing: how it is encrypted, if it is.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Layer:
     diff_id: str
     compression: str | None
     made_by: str
+    sealing: Sealing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +111,7 @@ def _from_layout(store: Store, reference: str, machine: str) -> ContainerManifes
         for each in _maps(index, "manifests")
         if not reference
         or reference == each.get("digest")
-        or reference == _annotations(each).get(_REF_NAME)
+        or reference == _annotations(each).get(REF_NAME)
     ]
     descriptor = _only(found, reference or "an image", [_name_of(each) for each in found])
     for _ in range(MAX_DEPTH):
@@ -118,6 +121,15 @@ def _from_layout(store: Store, reference: str, machine: str) -> ContainerManifes
             return _from_manifest(store, digest, manifest)
         descriptor = for_platform(manifest, machine)
     raise _malformed("index", f"at most {MAX_DEPTH} levels", "more")
+
+
+def architecture(machine: str) -> str:
+    """A machine as container images name it.
+
+    Args:
+        machine: as ``os.uname`` names it.
+    """
+    return _MACHINES.get(machine, machine)
 
 
 def is_index(manifest: Mapping[str, object]) -> bool:
@@ -161,6 +173,7 @@ def _from_manifest(store: Store, digest: str, manifest: Mapping[str, object]) ->
         found, diff_ids, _commands(how, len(diff_ids)), strict=True
     ):
         kind = _text(descriptor, "mediaType")
+        encrypted, kind = kind.endswith(SUFFIX), kind.removesuffix(SUFFIX)
         if kind not in _LAYERS:
             raise UsageError(
                 "container.layer-kind",
@@ -168,7 +181,7 @@ def _from_manifest(store: Store, digest: str, manifest: Mapping[str, object]) ->
                 field="mediaType",
                 expected="a tar archive, plain or with gzip or zstd",
                 got=kind[:120],
-                remedy="Decrypt an encrypted image first: skopeo copy --decryption-key.",
+                remedy="Copy the image with skopeo, which makes such layers of it.",
             )
         layer = _text(descriptor, "digest")
         layers.append(
@@ -178,6 +191,7 @@ def _from_manifest(store: Store, digest: str, manifest: Mapping[str, object]) ->
                 diff_id=diff_id,
                 compression=_LAYERS[kind],
                 made_by=made_by,
+                sealing=parse_annotations(_annotations(descriptor)) if encrypted else None,
             )
         )
     return ContainerManifest(digest=digest, layers=tuple(layers), config=_config(how))
@@ -256,7 +270,7 @@ def _is_for(descriptor: Mapping[str, object], architecture: str | None) -> bool:
 
 
 def _name_of(descriptor: Mapping[str, object]) -> str:
-    return str(_annotations(descriptor).get(_REF_NAME) or descriptor.get("digest"))
+    return str(_annotations(descriptor).get(REF_NAME) or descriptor.get("digest"))
 
 
 def _annotations(descriptor: Mapping[str, object]) -> Mapping[str, object]:

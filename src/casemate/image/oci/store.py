@@ -8,17 +8,25 @@ Specification 1.2, "Combined Image JSON + Filesystem Changeset Format".
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
+import io
+import lzma
 import re
 import tarfile
-from collections.abc import Iterator
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, cast
 
 from casemate.errors import MalformedError, NotGenuineError, UsageError
 
 MAX_DOCUMENT = 4 << 20
+MAX_WINDOW = 1 << 27
+_PIECE = 1 << 20
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 
@@ -76,19 +84,23 @@ class ArchiveStore:
 
 
 @contextmanager
-def open_store(path: Path) -> Iterator[Store]:
-    """Open a folder or an archive.
+def open_store(path: Path, *, limit: int) -> Iterator[Store]:
+    """Open a folder or an archive, which may be compressed as a whole.
+
+    Args:
+        path: the folder or the archive.
+        limit: how many bytes a compressed archive may become.
 
     Raises:
-        UsageError: ``container.source`` where it is neither.
+        UsageError: ``container.source`` where it is neither, ``container.too-large``.
     """
     if path.is_dir():
         yield FolderStore(path)
         return
     try:
-        with tarfile.open(path, "r:") as archive:
+        with _plain(path, limit) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             yield ArchiveStore(archive)
-    except (tarfile.ReadError, OSError) as error:
+    except (tarfile.ReadError, OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UsageError(
             "container.source",
             f"{path} is no container image",
@@ -97,6 +109,63 @@ def open_store(path: Path) -> Iterator[Store]:
             got=str(error)[:120],
             remedy="Make one with `skopeo copy … oci:DIR` or `docker save`.",
         ) from error
+
+
+@contextmanager
+def _plain(path: Path, limit: int) -> Iterator[IO[bytes]]:
+    """An archive without compression: the file itself, or a nameless one that holds what it was."""
+    with path.open("rb") as file:
+        head = file.read(6)
+        file.seek(0)
+        opener = next((o for magic, o in _COMPRESSED.items() if head.startswith(magic)), None)
+        if opener is None:
+            yield file
+            return
+        with opener(file) as packed, tempfile.TemporaryFile() as plain:
+            while piece := packed.read(_PIECE):
+                limit -= plain.write(piece)
+                if limit < 0:
+                    raise too_large()
+            plain.seek(0)
+            yield cast("IO[bytes]", plain)
+
+
+class _Zstd(io.RawIOBase):
+    """A stream of zstd whose mistakes are errors of reading."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        import zstandard
+
+        super().__init__()
+        self._error = zstandard.ZstdError
+        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+        self._stream = decompressor.stream_reader(file, read_across_frames=True, closefd=False)
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            return self._stream.read(size)
+        except self._error as error:
+            raise OSError(str(error)) from error
+
+
+_COMPRESSED: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
+    b"\x1f\x8b": lambda file: cast("IO[bytes]", gzip.GzipFile(fileobj=file)),
+    b"BZh": lambda file: cast("IO[bytes]", bz2.BZ2File(file)),
+    b"\xfd7zXZ\0": lambda file: cast("IO[bytes]", lzma.LZMAFile(file)),  # noqa: SIM115  its caller
+    b"\x28\xb5\x2f\xfd": lambda file: cast("IO[bytes]", _Zstd(file)),
+}
+
+
+def too_large() -> UsageError:
+    """More than it may unpack to."""
+    return UsageError(
+        "container.too-large",
+        "the container image unpacks to more than it may",
+        field="layers",
+        expected="no more bytes than --max-size in all",
+        got="more",
+        remedy="Raise --max-size if you trust the image.",
+    )
 
 
 def read_document(store: Store, name: str) -> bytes:

@@ -191,8 +191,13 @@ def running(registry: FakeRegistry) -> Iterator[FakeRegistry]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002  of the library
             """Nothing to stderr."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that goes away is what tests are about."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     registry.host = f"127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
