@@ -28,6 +28,7 @@ from casemate.encoding.text import decode_base64, decode_hex
 from casemate.endorsements.activation import parse_ak_activation
 from casemate.endorsements.collection import sort_endorsements
 from casemate.endorsements.dcap import parse_dcap_collateral
+from casemate.endorsements.ocsp import parse_ocsp_response
 from casemate.endorsements.rim import parse_rim
 from casemate.errors import CasemateError, MalformedError, NotGenuineError, UsageError
 from casemate.evidence.azure import parse_azure_evidence, parse_hcl_report
@@ -78,6 +79,9 @@ from casemate.serving.warmup import read_records
 from casemate.serving.wire import tensorflow_serving_pb2 as serving_wire
 from casemate.types import Sha384
 from casemate.verify.eventlog import check_tpm_log
+from casemate_testkit import ratls
+from casemate_testkit.dcap import DcapPlatform
+from casemate_testkit.nvidia import NvidiaDevice
 from casemate_testkit.tokens import SGX, SNP, TDX, TokenService, azure_vm
 from casemate_testkit.tpm import BOOT, Tpm, event_log, registers, startup_locality
 
@@ -278,6 +282,13 @@ def _logs() -> Iterator[bytes]:
         yield (_PUBLISHED / name).read_bytes()
 
 
+def _certificates() -> Iterator[bytes]:
+    yield from _published("ratls")()
+    for make in (ratls.interoperable, ratls.gramine, ratls.occlum):
+        yield make(lambda bound: DcapPlatform().sgx_quote(report_data=bound))
+    yield ratls.interoperable(lambda _: b"quote", endorsements=(1, *(b"part" for _ in range(7))))
+
+
 def _given(*seeds: bytes) -> Callable[[], Iterable[bytes]]:
     return lambda: seeds
 
@@ -442,7 +453,7 @@ TARGETS: Mapping[str, Target] = {
     "attestation-result": Target(run=parse_ear, seeds=_results, max_size=16384),
     "maa": Target(run=parse_maa_token, seeds=_tokens, max_size=16384),
     "attested-certificate": Target(
-        run=parse_attested_certificate, seeds=_published("ratls"), max_size=32768
+        run=parse_attested_certificate, seeds=_certificates, max_size=32768
     ),
     "event-log": Target(run=parse_event_log, seeds=_logs, max_size=65536),
     "event-log-meaning": Target(
@@ -463,6 +474,9 @@ TARGETS: Mapping[str, Target] = {
         allowed=(MalformedError, NotGenuineError),
         seeds=lambda: [TokenService(certified=each).key_set() for each in (True, False)],
         max_size=16384,
+    ),
+    "ocsp-response": Target(
+        run=parse_ocsp_response, seeds=lambda: NvidiaDevice().ocsp_responses(), max_size=8192
     ),
     "ak-activation": Target(
         run=parse_ak_activation, seeds=lambda: [Tpm().activation()], max_size=8192

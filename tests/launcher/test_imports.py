@@ -37,3 +37,30 @@ def test_it_starts_without_them_and_says_what_it_lacks_to_verify_hardware():
         [sys.executable, "-I", "-c", SCRIPT], capture_output=True, text=True, check=True
     )
     assert done.stdout == "evidence.library the library dcap_qvl\n"
+
+
+DRIVERS = ("azure", "gramine", "nitro", "nvidia", "occlum", "simulated", "tpm", "tsm")
+
+
+def modules_after(script: str) -> set[str]:
+    """What is imported after a script, in a process of its own without the others' libraries."""
+    block = f"import sys\nfor name in {OTHERS}: sys.modules[name] = None\n"
+    tell = "\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", block + script + tell],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return set(done.stdout.split())
+
+
+def test_no_driver_of_a_tee_is_imported_before_it_is_asked_for():
+    modules = modules_after("import casemate.launcher.run, casemate.launcher.fetch")
+    assert "casemate.tee.platform" in modules
+    assert not modules & {f"casemate.tee.{name}" for name in DRIVERS}
+
+
+def test_every_driver_works_without_the_others_libraries():
+    modules = modules_after(
+        "\n".join(f"import casemate.tee.{name}" for name in DRIVERS) + "\nimport http.client"
+    )
+    assert {f"casemate.tee.{name}" for name in DRIVERS} < modules

@@ -85,12 +85,15 @@ class LaunchSite:
         folder: of this test alone.
         contract: what the policy was written for.
         services: end with the test.
+        options: further ones of every launch.
+        tee: those that say in which TEE; simulated if there are none.
     """
 
     folder: Path
     contract: LaunchContract
     services: Services
     options: tuple[str, ...] = field(default=())
+    tee: tuple[str, ...] = field(default=())
 
     @property
     def contract_file(self) -> Path:
@@ -127,11 +130,11 @@ class LaunchSite:
 
     def command(self, *more: str, contract: Path | None = None) -> list[str]:
         """The launcher's command line."""
+        simulated = ("--tee", "simulated", "--development-root", str(self.folder / "root.pem"))
         return casemate_command(
             "launch",
             *("--contract", str(contract or self.contract_file), "--images", str(self.images)),
-            *("--tee", "simulated", "--development-root", str(self.folder / "root.pem")),
-            *(*self.options, *more),
+            *(*(self.tee or simulated), *self.options, *more),
         )
 
     def launch(self, *more: str, contract: Path | None = None) -> Finished:

@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import TextIO
 
+from casemate.encoding import JsonValue
 from casemate.policy.constraint import show
 from casemate.protocol import VerifiedPeer
+from casemate.verify.report import claim_as_json
 
 
 class AuditTrail:
@@ -56,3 +58,16 @@ def describe_peer(peer: VerifiedPeer | None) -> dict[str, str] | None:
         claims |= {f"gpus[{number}].{name}": show(value) for name, value in gpu.claims.items()}
     launch = peer.claims.launch
     return {"tee": peer.report.tee.value, **claims, "launch": show(launch)}
+
+
+def describe_report(peer: VerifiedPeer | None) -> dict[str, JsonValue] | None:
+    """A verified peer's claims with their types, so that its appraisal can be replayed."""
+    if peer is None:
+        return None
+    report: dict[str, JsonValue] = {
+        "tee": peer.report.tee.value,
+        "claims": {name: claim_as_json(value) for name, value in peer.report.claims.items()},
+    }
+    if peer.claims.launch is not None:
+        report["launch"] = bytes(peer.claims.launch).hex()
+    return report

@@ -16,7 +16,7 @@ from typing import TextIO
 import grpc
 
 from casemate.broker.admission import PeerRefusedError, admit
-from casemate.broker.audit import AuditTrail, describe_peer
+from casemate.broker.audit import AuditTrail, describe_peer, describe_report
 from casemate.broker.service import KeyBrokerService
 from casemate.broker.store import SecretStore, load_secrets
 from casemate.channel.knowledge import knowledge_from_files
@@ -128,11 +128,13 @@ def _grpc_server(service: KeyBrokerService, inner: Path) -> grpc.Server:
 
 def _audit_connection(audit: AuditTrail, event: ChannelEvent) -> None:
     error = event.error
+    refused = error.peer if isinstance(error, PeerRefusedError) else None
     audit.write(
         event.kind.value,
         event.correlation_id,
         event.peer,
-        claims=describe_peer(error.peer) if isinstance(error, PeerRefusedError) else None,
+        claims=describe_peer(refused),
+        report=describe_report(refused),
         error=None if error is None else error.as_dict(),
     )
     if event.kind is ChannelEventKind.REFUSED and error is not None:

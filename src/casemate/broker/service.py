@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import grpc
 
 from casemate.broker.admission import Admission
-from casemate.broker.audit import AuditTrail, describe_peer
+from casemate.broker.audit import AuditTrail, describe_peer, describe_report
 from casemate.broker.store import SecretStore
 from casemate.channel.server import PeerState
 from casemate.errors import CasemateError, MalformedError, NotGenuineError
@@ -112,5 +112,6 @@ class KeyBrokerService:
             secrets=[name[:64] for name in names],
             policies=sorted(peer.state.appraised),
             claims=describe_peer(peer.state.peer),
+            report=describe_report(peer.state.peer) if error is not None else None,
             error=None if error is None else error.as_dict(),
         )

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from casemate.broker import BrokerConfig, run_broker
-from casemate.cli.options import ADDRESS, tee_options
-from casemate.project.attesters import broker_attester
+from casemate.cli.options import ADDRESS, machine_tee_options
+from casemate.project.attesters import broker_attester, broker_place
 
 
 @click.command(
@@ -45,7 +45,7 @@ from casemate.project.attesters import broker_attester
     help="What the vendors say of launchers' hardware: certificates, revocation lists, DCAP "
     "collateral, manifests, keys; may be given several times.",
 )
-@tee_options
+@machine_tee_options
 @click.option(
     "--audit",
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
@@ -60,6 +60,7 @@ def command(
     identity: Path | None,
     endorsements: tuple[Path, ...],
     tee: str | None,
+    tee_device: str | None,
     development_root: Path | None,
     audit: Path,
     as_json: bool,
@@ -69,7 +70,7 @@ def command(
     A broker proves who it is by its identity key, which launch contracts pin, or by evidence of
     the TEE that it runs in. It runs until SIGTERM or Ctrl-C.
     """
-    attester, pin = broker_attester(identity, tee, development_root)
+    attester, pin = broker_attester(identity, tee, broker_place(tee_device, development_root))
 
     def ready(host: str, port: int) -> None:
         click.echo(f"casemate broker: ready on {host}:{port}; {pin}", err=True)

@@ -30,8 +30,10 @@ _COMMANDS = {
     "broker": "Hold secrets and release them to attested launchers",
     "launch": "Attest, fetch secrets, open images, start the workload",
     "serve": "The model server",
+    "evidence": "Which TEE is this, and what does it say?",
     "verify": "Is this evidence genuine, and acceptable?",
     "inspect": "What stands in this file? Verifies nothing",
+    "explain": "Why was this refused, and what would have to change?",
     "predict": "Send a picture, print what the model sees",
     "demo": "The whole flow on this machine, with a real model and a real picture",
 }

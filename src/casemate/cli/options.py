@@ -70,14 +70,35 @@ def project_option(function: _F) -> _F:
 
 def tee_options(function: _F) -> _F:
     """``--tee`` and ``--development-root``."""
-    root = click.option(
-        "--development-root",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help="The simulated TEE's key.  [default: one of your own, made when first needed]",
-    )
     tee = click.option(
         "--tee",
         type=click.Choice(["simulated"]),
         help="The TEE that this program runs in. Simulated protects nothing.",
     )
-    return tee(root(function))
+    return tee(_development_root(function))
+
+
+def machine_tee_options(function: _F) -> _F:
+    """``--tee``, ``--tee-device`` and ``--development-root``, of a program that may run in one."""
+    from casemate.tee.platform import CHOICES
+
+    tee = click.option(
+        "--tee",
+        type=click.Choice(CHOICES),
+        help="The TEE that this program runs in; auto finds hardware's. A bare TPM and simulated "
+        "must be named: the one proves little, the other protects nothing.",
+    )
+    device = click.option(
+        "--tee-device",
+        metavar="PLACE",
+        help="Where it is, if not at its usual place: a folder, a node, a TPM's socket.",
+    )
+    return tee(device(_development_root(function)))
+
+
+def _development_root(function: _F) -> _F:
+    return click.option(
+        "--development-root",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="The simulated TEE's key.  [default: one of your own, made when first needed]",
+    )(function)

@@ -85,10 +85,15 @@ def load_revocation_lists(data: bytes, *, what: str) -> tuple[x509.CertificateRe
     return tuple(lists)
 
 
+def is_der(data: bytes) -> bool:
+    """Whether it begins like a DER structure of more than 127 bytes, which can hold PEM inside."""
+    return data[:1] == b"\x30" and data[1:2] >= b"\x80"
+
+
 def _blocks(data: bytes, label: str, what: str) -> tuple[bytes, ...]:
     if len(data) > _MAX_SIZE:
         raise _malformed(what, "certificate", f"{len(data)} bytes")
-    if b"-----BEGIN " not in data:
+    if is_der(data) or b"-----BEGIN " not in data:
         return (data,)
     blocks = []
     for match in _BLOCK.finditer(data):

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from casemate.encoding import decode_json
 from casemate.endorsements.activation import MARK, AkActivation, parse_ak_activation
-from casemate.endorsements.certificates import load_certificates, load_revocation_lists
+from casemate.endorsements.certificates import is_der, load_certificates, load_revocation_lists
 from casemate.endorsements.dcap import DcapCollateral, parse_dcap_collateral
 from casemate.endorsements.jwks import TokenKey, parse_jwks
 from casemate.endorsements.ocsp import OcspResponse, parse_ocsp_response
@@ -89,6 +89,8 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
                 dcap = parse_dcap_collateral(content)
             else:
                 raise _unknown(name, "one file of DCAP collateral", "two")
+        elif is_der(content):
+            _sort_der(name, content, certificates, lists, keys, responses)
         elif b"-----BEGIN CERTIFICATE-----" in content:
             certificates += load_certificates(content, what=name)
         elif b"-----BEGIN X509 CRL-----" in content:

@@ -1,11 +1,14 @@
-"""Attested certificates of other implementations: interoperable RA-TLS, and Gramine's older form.
+"""Attested certificates of other implementations: interoperable RA-TLS, and older private forms.
 
 Source: Confidential Computing Consortium, "Interoperable RA-TLS": extension 2.23.133.5.4.9, CBOR
-``60000([evidence, claims-buffer])``; Gramine's documentation, "RA-TLS", for the extension
-0.6.9.42.840.113741.1337.6.
+``60000([evidence, claims-buffer])``, and 2.23.133.5.4.2, ``60000([version, …])``, for endorsements;
+Gramine's documentation, "RA-TLS", for the extension 0.6.9.42.840.113741.1337.6; Occlum's, of
+GRPC-RATLS, for 1.2.840.113741.1. The last two hold the bare quote.
 
 Read with asn1crypto: some of these certificates carry parameters with their ECDSA algorithm, which
-`cryptography` refuses to parse. Nothing here is trusted before it is verified.
+`cryptography` refuses to parse; Occlum's are of version 1 with extensions, and signed with SHA-1.
+That signature is never looked at, for nothing rests on it: the quote binds the key, not the
+certificate. Nothing here is trusted before it is verified.
 """
 
 from __future__ import annotations
@@ -25,7 +28,11 @@ from casemate.errors import MalformedError
 MAX_SIZE = 128 * 1024
 INTEROPERABLE = "2.23.133.5.4.9"
 GRAMINE = "0.6.9.42.840.113741.1337.6"
+OCCLUM = "1.2.840.113741.1"
+ENDORSEMENTS = "2.23.133.5.4.2"
+_BARE = {GRAMINE: "gramine", OCCLUM: "occlum"}
 _QUOTE_TAG = 60000
+_ENDORSEMENTS_COUNT = (8, 9)
 _HASHES = {1: "sha256", 7: "sha384", 8: "sha512"}
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 
@@ -35,12 +42,15 @@ class AttestedCertificate:
     """A certificate with evidence in it.
 
     Args:
-        form: ``interoperable``, or ``gramine`` where there's only the older extension.
+        form: ``interoperable``; ``gramine`` or ``occlum`` where there's only a private extension.
         spki: DER SubjectPublicKeyInfo of the certificate's key.
         quote: Intel's quote.
-        claims_buffer: what the quote's report data is the SHA-256 of; empty in the older form.
+        claims_buffer: what the quote's report data is the SHA-256 of; empty in private forms.
         key_hash_algorithm, key_hash: of the claim ``pubkey-hash``.
         claims: the other claims, by name.
+        endorsements: Intel's collateral as the holder carries it along, in the order of the
+            format; None without. Nobody is judged by it: what changes with time, such as what is
+            revoked, comes from who judges.
     """
 
     form: str
@@ -50,6 +60,7 @@ class AttestedCertificate:
     key_hash_algorithm: str
     key_hash: bytes
     claims: Mapping[str, bytes]
+    endorsements: tuple[bytes, ...] | None = None
 
 
 def parse_attested_certificate(data: bytes) -> AttestedCertificate:
@@ -79,16 +90,36 @@ def parse_attested_certificate(data: bytes) -> AttestedCertificate:
     if len(extensions) != len(found):
         raise _malformed("extensions", "each once", "one twice")
     if INTEROPERABLE in extensions:
-        return _interoperable(extensions[INTEROPERABLE], spki)
-    if GRAMINE in extensions:
-        return AttestedCertificate(
-            form="gramine", spki=spki, quote=extensions[GRAMINE], claims_buffer=b"",
-            key_hash_algorithm="sha256", key_hash=b"", claims=MappingProxyType({}),
-        )  # fmt: skip
-    raise _malformed("extensions", f"{INTEROPERABLE} or {GRAMINE}", ", ".join(extensions)[:120])
+        carried = extensions.get(ENDORSEMENTS)
+        return _interoperable(
+            extensions[INTEROPERABLE], spki, None if carried is None else _endorsements(carried)
+        )
+    for dotted, form in _BARE.items():
+        if dotted in extensions:
+            return AttestedCertificate(
+                form=form, spki=spki, quote=extensions[dotted], claims_buffer=b"",
+                key_hash_algorithm="sha256", key_hash=b"", claims=MappingProxyType({}),
+            )  # fmt: skip
+    wanted = " or ".join((INTEROPERABLE, *_BARE))
+    raise _malformed("extensions", wanted, ", ".join(extensions)[:120])
 
 
-def _interoperable(value: bytes, spki: bytes) -> AttestedCertificate:
+def _endorsements(value: bytes) -> tuple[bytes, ...]:
+    outer = decode_foreign_cbor(
+        value, what="endorsements extension", max_size=MAX_SIZE, tags={_QUOTE_TAG}
+    )
+    items = outer.value if isinstance(outer, cbor2.CBORTag) else None
+    if not isinstance(items, list) or len(items) not in _ENDORSEMENTS_COUNT:
+        raise _malformed("endorsements extension", f"the tag {_QUOTE_TAG}, 8 or 9 items", "another")
+    version, *parts = items
+    if not isinstance(version, int) or not all(isinstance(part, bytes) for part in parts):
+        raise _malformed("endorsements extension", "a version, then byte strings", "another")
+    return tuple(parts)
+
+
+def _interoperable(
+    value: bytes, spki: bytes, endorsements: tuple[bytes, ...] | None
+) -> AttestedCertificate:
     outer = decode_foreign_cbor(
         value, what="evidence extension", max_size=MAX_SIZE, tags={_QUOTE_TAG}
     )
@@ -120,13 +151,14 @@ def _interoperable(value: bytes, spki: bytes) -> AttestedCertificate:
         key_hash_algorithm=_HASHES[algorithm],
         key_hash=digest,
         claims=MappingProxyType(claims),
+        endorsements=endorsements,
     )
 
 
 def _der(data: bytes) -> bytes:
     if len(data) > MAX_SIZE:
         raise _malformed("length", f"at most {MAX_SIZE} bytes", f"{len(data)} bytes")
-    if b"-----BEGIN " not in data:
+    if data[:1] == b"\x30" and data[1:2] >= b"\x80":  # a quote in it can hold PEM, too
         return data
     blocks = _PEM.findall(data)
     if len(blocks) != 1:

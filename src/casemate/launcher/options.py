@@ -11,6 +11,7 @@ from typing import NoReturn
 from casemate.errors import UsageError
 from casemate.image.storage import DANGER
 from casemate.image.ways import OpenChoice
+from casemate.tee.platform import CHOICES
 
 
 class RootChoice(StrEnum):
@@ -30,7 +31,8 @@ class LaunchOptions:
         images: a directory that holds ``NAME.sealed`` for every image.
         image_files: files of images that lie elsewhere, by name.
         environment: values for variables that the contract leaves to the host.
-        tee: the TEE that the launcher runs in.
+        tee: the TEE that the launcher runs in, or ``auto``.
+        tee_device: where that is, if not at its usual place.
         development_root: the simulated TEE's key; None for the user's own.
         endorsements: files of the vendors', for a broker whose evidence is hardware's.
         root: how the workload is parted from the host.
@@ -45,6 +47,7 @@ class LaunchOptions:
     image_files: dict[str, Path]
     environment: dict[str, str]
     tee: str
+    tee_device: str | None
     development_root: Path | None
     endorsements: tuple[Path, ...]
     root: RootChoice
@@ -87,6 +90,7 @@ def parse_options(arguments: list[str]) -> LaunchOptions:
         image_files=dict(known.image),
         environment=dict(known.env),
         tee=known.tee,
+        tee_device=known.tee_device,
         development_root=known.development_root,
         endorsements=tuple(known.endorsements),
         root=RootChoice(known.root),
@@ -114,7 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         help="an image that lies elsewhere")  # fmt: skip
     add("--env", type=_pair, action="append", default=[], metavar="NAME=VALUE",
         help="a variable that the contract leaves to the host")  # fmt: skip
-    add("--tee", choices=["simulated"], required=True, help="the TEE; simulated protects nothing")
+    add("--tee", choices=CHOICES, required=True,
+        help="the TEE; auto finds hardware's, tpm and simulated must be named: the one proves "
+        "little, the other protects nothing")  # fmt: skip
+    add("--tee-device", metavar="PLACE",
+        help="where it is, if elsewhere: a folder, a node, a TPM's socket")  # fmt: skip
     add("--development-root", type=Path, metavar="FILE", help="the simulated TEE's key")
     add("--endorsements", type=Path, action="append", default=[], metavar="FILE",
         help="what the vendors say of a broker's hardware; may be given several times")  # fmt: skip

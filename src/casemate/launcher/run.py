@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from casemate.errors import CasemateError, UsageError
+from casemate.errors import CasemateError, InternalError, UnavailableError, UsageError
 from casemate.evidence import Attester, Evidence
 from casemate.launcher import linux
 from casemate.launcher.environment import workload_environment
@@ -94,7 +94,7 @@ def _fetch_and_hand_over(
 
     secrets = fetch_secrets(
         contract,
-        _Attesting(options),
+        _Attesting(contract, options, status),
         timeout=options.broker_timeout,
         status=status,
         knowledge=knowledge_from_files(options.endorsements),
@@ -161,11 +161,12 @@ class _Attesting:
     """The TEE's attester, made in a thread of its own while the channel is being opened.
 
     Measuring the launcher's files takes longer than a TCP handshake; evidence is asked for only
-    after it.
+    after it. Before any evidence is made, the contract's digest goes into the TEE's register for
+    what runs, where it has one.
     """
 
-    def __init__(self, options: LaunchOptions) -> None:
-        self._options = options
+    def __init__(self, contract: LaunchContract, options: LaunchOptions, status: Status) -> None:
+        self._contract, self._options, self._status = contract, options, status
         self._made: Attester | None = None
         self._failure: CasemateError | None = None
         self._thread = threading.Thread(target=self._make, daemon=True)
@@ -173,23 +174,30 @@ class _Attesting:
 
     def attest(self, report_data: ReportData) -> Evidence:
         self._thread.join()
+        if isinstance(self._failure, UnavailableError):  # it may answer by now
+            self._make()
         if self._failure is not None:
             raise self._failure
         assert self._made is not None
         return self._made.attest(report_data)
 
     def _make(self) -> None:
-        from casemate.tee.simulated import (
-            DevelopmentRoot,
-            SimulatedTee,
-            development_root_path,
-            measure_launcher,
-        )
+        from casemate.tee.platform import Place, open_tee
+        from casemate.tee.simulated import measure_launcher
 
+        place = Place(
+            device=self._options.tee_device,
+            development_root=self._options.development_root,
+            measure=measure_launcher,
+        )
+        self._failure = None
         try:
-            root = DevelopmentRoot.load_or_create(
-                self._options.development_root or development_root_path()
-            )
-            self._made = SimulatedTee(root, measurement=measure_launcher())
+            name, tee = open_tee(self._options.tee, place)
+            register = tee.extend(self._contract.digest())
+            where = f", the contract's digest is in {register}" if register else ""
+            self._status.tell("tee", f"runs in: {name}{where}", tee=name, register=register)
+            self._made = tee
         except CasemateError as error:
             self._failure = error
+        except Exception as error:  # noqa: BLE001  a thread's edge: or nobody would ever hear of it
+            self._failure = InternalError("launcher.tee", f"{type(error).__name__}: {error}")

@@ -7,27 +7,22 @@ from pathlib import Path
 from casemate.errors import UsageError
 from casemate.evidence import Attester
 from casemate.project.keys import load_identity_key
-from casemate.tee.simulated import (
-    DevelopmentRoot,
-    SimulatedTee,
-    development_root_path,
-    measure_broker,
-)
+from casemate.tee.platform import SIMULATED, Place, open_tee
+from casemate.tee.simulated import measure_broker
 from casemate.types import sha256
 
 
-def broker_attester(
-    identity: Path | None, tee: str | None, development_root: Path | None
-) -> tuple[Attester, str]:
+def broker_attester(identity: Path | None, tee: str | None, place: Place) -> tuple[Attester, str]:
     """The broker's attester, and in words what it proves.
 
     Args:
         identity: the file of an identity key.
-        tee: ``simulated``.
-        development_root: the simulated TEE's key, if not the user's own.
+        tee: one of `casemate.tee.platform.CHOICES`.
+        place: where that TEE is; see `broker_place`.
 
     Raises:
-        UsageError: neither or both were given, or the key can't be used.
+        UsageError: neither or both were given, the key can't be used, or the TEE isn't there.
+        UnavailableError: ``tee.*``.
     """
     if (identity is None) == (tee is None):
         raise UsageError(
@@ -39,6 +34,13 @@ def broker_attester(
     if identity is not None:
         key = load_identity_key(identity)
         return key, f"identity key {sha256(key.spki)}"
-    root = DevelopmentRoot.load_or_create(development_root or development_root_path())
-    measurement = measure_broker()
-    return SimulatedTee(root, measurement=measurement), f"simulated TEE, measurement {measurement}"
+    assert tee is not None
+    name, attester = open_tee(tee, place)
+    if name == SIMULATED:
+        return attester, f"simulated TEE, measurement {place.measure()}"
+    return attester, f"TEE: {name}"
+
+
+def broker_place(device: str | None, development_root: Path | None) -> Place:
+    """Where the broker's TEE is; simulated, it measures the broker."""
+    return Place(device=device, development_root=development_root, measure=measure_broker)

@@ -43,17 +43,32 @@ LIFETIME = datetime.timedelta(minutes=5)
 _DEVELOPER = "Casemate"
 _WITHOUT_HARDWARE = (Tee.SIMULATED, Tee.IDENTITY_KEY)
 _AFFIRMED, _UNSAFE, _CONTRAINDICATED, _UNRECOGNISED, _NOT_GENUINE = 2, 32, 96, 97, 99
-_EXECUTABLES = re.compile(
-    r"measurement|mr_(enclave|signer|td)|rtmr\d|pcr\d+|rim|rem\d|(isv_|guest_)?svn|isv_prod_id|"
-    r"id_key_digest|author_key_digest|driver_version|executables"
-)
-_HARDWARE = re.compile(
-    r"tcb_.*|.*_tcb|advisories|product|signer|csp_id|platform_info|revocation|mr_seam|"
-    r"mr_signer_seam|firmware_version|vbios_version|fwid|architecture|implementation_id|components|"
-    r"hardware|compliance_status|tee"
-)
-_IDENTITY = re.compile(
-    r"chip_id|ppid|platform_id|module_id|ak|cpak|instance_id|key|root|vm_id|instance_identity"
+_PARTS_OF: tuple[tuple[str | None, re.Pattern[str]], ...] = tuple(
+    (part, re.compile(names))
+    for part, names in (
+        (None, r"age|age_seconds|user_data|public_key|nonce"),
+        (
+            "executables",
+            r"measurement|measurements_compared|mr_(enclave|signer|td|service_td)|rtmr\d|"
+            r"pcr(\d+|_bank|_selection|_digest)|rim|rem\d|realm_hash_algorithm|(isv_|guest_)?svn|"
+            r"isv_prod_id|id_key_digest|author_key_digest|driver_version|executables",
+        ),
+        (
+            "hardware",
+            r"tee|tcb_.*|.*_tcb|cpu_svn|tee_tcb_svn|advisories|collateral_age_days|smt_enabled|"
+            r"dynamic_platform|cached_keys|fmspc|mr_seam|mr_signer_seam|seam_attributes|product|"
+            r"signer|csp_id|version|(committed_)?firmware|.*_mit_vector|platform_info|revocation|"
+            r"revocation_age_days|firmware_version|vbios_version|fwid|architecture|safe|lifecycle|"
+            r"profile|implementation_id|ek_root|components|component_signers|hardware|compliance_status|"
+            r"attester|attestation_type",
+        ),
+        (
+            "instance-identity",
+            r"chip_id|ppid|platform_id|platform_instance_id|module_id|ak|ek|cpak|instance_id|device|"
+            r"key|root|vm_id|issuer|signing_key|verifier|instance_identity",
+        ),
+        ("configuration", r".*"),
+    )
 )
 
 
@@ -178,16 +193,12 @@ def sign_result(result: AttestationResult, key: ResultKey) -> bytes:
     return key.sign(result_claims(result))
 
 
-def part_of(field: str) -> str:
-    """Which part of the trustworthiness vector a policy's field belongs to."""
-    for part, names in (
-        ("executables", _EXECUTABLES),
-        ("hardware", _HARDWARE),
-        ("instance-identity", _IDENTITY),
-    ):
-        if names.fullmatch(field):
-            return part
-    return "configuration"
+def part_of(field: str) -> str | None:
+    """Which part of the trustworthiness vector a policy's field belongs to.
+
+    None for what belongs to the occasion: who talks to whom is checked apart.
+    """
+    return next(part for part, names in _PARTS_OF if names.fullmatch(field))
 
 
 def _accepted(

@@ -2,9 +2,10 @@
 
  1. The certificate parses, and carries a quote (`casemate.evidence.ratls`).
  2. The evidence binds the certificate's key: the claim ``pubkey-hash`` is the digest of its
-    SubjectPublicKeyInfo, and the quote's report data is the SHA-256 of the claims buffer; in
-    Gramine's older form, the report data is the SHA-256 of the SubjectPublicKeyInfo itself.
- 3. The quote is genuine (`casemate.verify.dcap`).
+    SubjectPublicKeyInfo, and the quote's report data is the SHA-256 of the claims buffer; in the
+    private forms of Gramine and Occlum, it is the SHA-256 of the SubjectPublicKeyInfo itself.
+ 3. The quote is genuine (`casemate.verify.dcap`), by the verifier's own collateral: what the
+    certificate carries along could be older than a revocation.
 
 A certificate alone proves nothing about a connection: whoever checks it must be talking to the
 holder of its key, and can't tell when the evidence was made.

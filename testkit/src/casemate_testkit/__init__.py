@@ -1,8 +1,9 @@
 """What Casemate is tested against: a distribution of its own that product code never imports.
 
 - `pki`: certificate authorities of our own, their revocation lists and OCSP responses.
-- A module a TEE (`dcap`, `snp`): a platform of our own, the evidence that it makes, and the
-  endorsements that go with it, genuine or with one fault.
+- A module a TEE (`azure`, `cca`, `dcap`, `nitro`, `nvidia`, `snp`, `tpm`), and `ratls` for attested
+  certificates: a platform of our own, the evidence that it makes, and the endorsements that go with
+  it, genuine or with one fault.
 
 Everything that it signs is signed for real, by keys that nobody trusts unless a test says so.
 """

@@ -22,8 +22,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from casemate_testkit.pki import P256, Authority, Options, certify, der, make, spki, tlv, tlv_oid
+from casemate_testkit.pki import P256, Authority, Options, certify, der, make, tlv, tlv_oid
 
 EK_USAGE = x509.ObjectIdentifier("2.23.133.8.1")
 RESTRICTED_SIGNING_KEY = 0x00050072
@@ -49,7 +50,9 @@ class Tpm:
     ek: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = field(
         default_factory=lambda: ec.generate_private_key(P256)
     )
-    ak: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(P256))
+    ak: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = field(
+        default_factory=lambda: ec.generate_private_key(P256)
+    )
     attributes: int = RESTRICTED_SIGNING_KEY
     ek_options: Options = field(default_factory=Options)
 
@@ -71,12 +74,17 @@ class Tpm:
     @property
     def ak_public(self) -> bytes:
         """TPMT_PUBLIC of the attestation key."""
+        attributes = self.attributes.to_bytes(4, "big") + bytes(2)
+        if isinstance(self.ak, rsa.RSAPrivateKey):
+            modulus = self.ak.public_key().public_numbers().n.to_bytes(256, "big")
+            return (
+                _words(0x0001, _SHA256) + attributes + _words(0x0010, 0x0014, _SHA256, 2048)
+                + bytes(4) + _sized(modulus)
+            )  # fmt: skip
         numbers = self.ak.public_key().public_numbers()
         return (
-            (0x0023).to_bytes(2, "big") + _SHA256.to_bytes(2, "big")
-            + self.attributes.to_bytes(4, "big") + bytes(2) + (0x0010).to_bytes(2, "big")
-            + (0x0018).to_bytes(2, "big") + _SHA256.to_bytes(2, "big") + (3).to_bytes(2, "big")
-            + (0x0010).to_bytes(2, "big")
+            _words(0x0023, _SHA256) + attributes
+            + _words(0x0010, 0x0018, _SHA256, 0x0003, 0x0010)
             + b"".join(_sized(part.to_bytes(32, "big")) for part in (numbers.x, numbers.y))
         )  # fmt: skip
 
@@ -86,7 +94,7 @@ class Tpm:
         extra_data: bytes = b"\x11" * 32,
         pcrs: Mapping[int, bytes] | None = None,
         claimed: Mapping[int, bytes] | None = None,
-        signer: ec.EllipticCurvePrivateKey | None = None,
+        signer: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
         magic: bytes = b"\xff\x54\x43\x47",
         bank: int = _SHA256,
     ) -> dict[str, object]:
@@ -109,18 +117,17 @@ class Tpm:
             + bank.to_bytes(2, "big") + b"\x03" + selected.to_bytes(3, "little")
             + _sized(hashlib.sha256(b"".join(values[n] for n in sorted(values))).digest())
         )  # fmt: skip
-        signed = (signer or self.ak).sign(message, ec.ECDSA(hashes.SHA256()))
-        parts = (_sized(part.to_bytes(32, "big")) for part in decode_dss_signature(signed))
         shown = {**values, **(claimed or {})}
         return {
             "message": message.hex(),
-            "signature": (b"\x00\x18\x00\x0b" + b"".join(parts)).hex(),
+            "signature": _signature(signer or self.ak, message).hex(),
             "pcrs": [shown.get(number, bytes(32)).hex() for number in range(max(shown) + 1)],
         }
 
     def evidence(self, quote: Mapping[str, object] | None = None) -> bytes:
         """Evidence: the attestation key and a quote."""
-        document = {"ak_public": spki(self.ak).hex(), "tpm_quote": quote or self.quote()}
+        spki = self.ak.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        document = {"ak_public": spki.hex(), "tpm_quote": quote or self.quote()}
         return json.dumps(document).encode()
 
     def activate(self, blob: bytes, secret: bytes, *, ak_name: bytes | None = None) -> bytes:
@@ -247,6 +254,19 @@ def registers(events: Iterable[Event] = BOOT, *, locality: int = 0) -> dict[int,
             old = values[event.register]
             values[event.register] = hashlib.sha256(old + event.measured).digest()
     return values
+
+
+def _signature(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, message: bytes) -> bytes:
+    """TPMT_SIGNATURE."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        signed = key.sign(message, padding.PKCS1v15(), hashes.SHA256())
+        return _words(0x0014, _SHA256) + _sized(signed)
+    parts = decode_dss_signature(key.sign(message, ec.ECDSA(hashes.SHA256())))
+    return _words(0x0018, _SHA256) + b"".join(_sized(each.to_bytes(32, "big")) for each in parts)
+
+
+def _words(*values: int) -> bytes:
+    return b"".join(value.to_bytes(2, "big") for value in values)
 
 
 def _kdfa(key: bytes, label: bytes, context: bytes, bits: int) -> bytes:

@@ -1,0 +1,104 @@
+"""``casemate explain``: why was this refused, and what would have to change?"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+
+import click
+
+from casemate.cli.options import TIME
+from casemate.policy import PolicyDocument
+from casemate.project.explanation import (
+    Explanation,
+    choose_line,
+    explain_error,
+    explain_line,
+    explain_report,
+    is_audit_trail,
+)
+from casemate.project.files import read_file, read_text
+from casemate.project.verification import Expected, Verification
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command(epilog="Example:  casemate explain audit.jsonl --policy policy.toml")
+@click.argument("source", type=_FILE)
+@click.option("--policy", type=_FILE, help="The policy document to replay it against.")
+@click.option("--id", "correlation_id", help="Of an audit trail, the connection's refusal.")
+@click.option(
+    "--endorsements", type=_FILE, multiple=True, help="For evidence, as for casemate verify."
+)
+@click.option("--at", type=TIME, help="For evidence: the time of judging.  [default: now]")
+@click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
+def command(
+    source: Path,
+    policy: Path | None,
+    correlation_id: str | None,
+    endorsements: tuple[Path, ...],
+    at: datetime.datetime | None,
+    as_json: bool,
+) -> None:
+    """Explain why SOURCE was refused: a broker's audit file (its last refusal), or evidence.
+
+    Shows each mismatch, what it means, and the smallest change of the policy that would accept,
+    with the reasons why that may be unwise. Changes nothing.
+    """
+    data = read_file(source, field="source")
+    if is_audit_trail(data):
+        document = PolicyDocument.parse(read_text(policy, field="--policy")) if policy else None
+        found = explain_line(choose_line(data, correlation_id), document)
+    elif policy is None:
+        raise click.UsageError("Evidence is explained against a policy: --policy FILE")
+    else:
+        found = _of_evidence(data, policy, endorsements, at or datetime.datetime.now(datetime.UTC))
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+    else:
+        _print(found)
+
+
+def _of_evidence(
+    data: bytes, policy: Path, endorsements: tuple[Path, ...], at: datetime.datetime
+) -> Explanation:
+    verification = Verification.load(
+        tee=None, endorsements=endorsements, eventlog=None, at=at, expected=Expected(policy=policy)
+    )
+    outcome = verification.verify(data)
+    if outcome.report is None or verification.policy is None:
+        assert outcome.error is not None
+        return explain_error(outcome.error, tee=outcome.tee)
+    return explain_report(verification.policy, outcome.report, launch=None, at=at)
+
+
+def _print(found: Explanation) -> None:
+    click.echo(f"evidence: {found.tee or 'unknown'}, {'accepted' if found.accepted else 'refused'}")
+    for name in ("code", "message", "field", "expected", "got", "remedy"):
+        if found.error is not None and name in found.error:
+            click.echo(f"  {name + ':':<10}{found.error[name]}")
+    for each in found.mismatches:
+        click.echo(f"\n{each.where}: {each.field}")
+        for label, text in (
+            ("expected", each.expected),
+            ("got", each.got),
+            ("meaning", each.meaning),
+            ("do", each.remedy),
+            ("change", each.change),
+            ("UNWISE", each.unwise),
+        ):
+            if text is not None:
+                click.echo(f"  {label + ':':<10}{text}")
+    if found.proposal is not None:
+        click.echo(f"\nThe smallest change that accepts it, in {found.proposal.where}:\n")
+        click.echo(found.proposal.toml)
+        click.echo("")
+        for reason in found.proposal.unwise:
+            click.echo(f"UNWISE, {reason}")
+        if not found.proposal.unwise:
+            click.echo("Make it only if you know that these values are right.")
+    elif found.mismatches and found.note is None:
+        click.echo("\nNo small change accepts it: write an alternative for evidence of this kind.")
+    if found.note is not None:
+        click.echo(f"\n{found.note}")

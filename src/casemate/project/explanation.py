@@ -1,0 +1,433 @@
+"""Explain a refusal: what didn't match, what it means, and what would have to change.
+
+The appraisal is replayed: from the claims in an audit line or of verified evidence, against a
+policy document. What is proposed is tried before it is shown: the changed policy really accepts.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
+
+from casemate.encoding import JsonValue, decode_hex, decode_json
+from casemate.errors import CasemateError, MalformedError, Mismatch, NotAcceptableError, UsageError
+from casemate.evidence import Tee
+from casemate.policy import FIELDS, PolicyDocument, appraise
+from casemate.policy.constraint import Constraint
+from casemate.policy.document import Alternative, Policy
+from casemate.policy.kinds import Kind
+from casemate.policy.meanings import meaning, unwise
+from casemate.policy.relax import accepting
+from casemate.policy.source import render_constraint
+from casemate.types import ReportData, Sha384
+from casemate.verify import ClaimValue, VerifiedReport
+
+_MAX_LINE = 1024 * 1024
+_OF_BYTES = (Kind.DIGEST, Kind.SVNS, Kind.FLAGS, Kind.DATA, Kind.PUBLIC_KEY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """A mismatch, and what to make of it.
+
+    Args:
+        where: which alternative of which policy.
+        field: the field.
+        expected: what the policy demands.
+        got: what the evidence says.
+        meaning: what the field is about.
+        remedy: what to do, other than to change the policy.
+        change: the field's line in a policy that takes it; None where there's none.
+        unwise: why that change would be unwise; None where it is a matter of knowing the value.
+    """
+
+    where: str
+    field: str
+    expected: str
+    got: str
+    meaning: str
+    remedy: str
+    change: str | None
+    unwise: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """The smallest change after which the policy accepts; it was tried.
+
+    Args:
+        where: which alternative of which policy.
+        toml: the lines that replace those of the same fields.
+        unwise: why not to do it, a reason for each that there is.
+    """
+
+    where: str
+    toml: str
+    unwise: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why evidence was refused.
+
+    Args:
+        tee: its kind, if known.
+        accepted: whether the given policy accepts it now.
+        error: what it was refused for, apart from mismatches.
+        mismatches: each.
+        proposal: the smallest change, if a policy was given and one exists.
+        note: what else is to be said.
+    """
+
+    tee: str | None
+    accepted: bool
+    error: Mapping[str, object] | None
+    mismatches: tuple[Explained, ...]
+    proposal: Proposal | None
+    note: str | None
+
+    def as_dict(self) -> dict[str, object]:
+        """A JSON-ready object."""
+        return {
+            "tee": self.tee,
+            "accepted": self.accepted,
+            "error": self.error,
+            "mismatches": [asdict(each) for each in self.mismatches],
+            "proposal": asdict(self.proposal) if self.proposal is not None else None,
+            "note": self.note,
+        }
+
+
+def explain_report(
+    document: PolicyDocument,
+    report: VerifiedReport,
+    *,
+    launch: Sha384 | None,
+    at: datetime.datetime,
+    demanded: Collection[str] | None = None,
+) -> Explanation:
+    """Replay an appraisal, and explain why it fails.
+
+    Args:
+        document: the policies.
+        report: genuine claims.
+        launch: the contract's digest, if the evidence binds one.
+        at: the time.
+        demanded: the policies that must all hold; if not given, any one of the document.
+    """
+    tee = report.tee.value
+    claims: dict[str, ClaimValue] = dict(report.claims)
+    if launch is not None:
+        claims["launch"] = bytes(launch)
+    mismatches: list[Mismatch] = []
+    held: list[str] = []
+    for policy in document.policies.values():
+        if demanded is None or policy.name in demanded:
+            try:
+                appraise(policy, report, launch=launch, at=at)
+            except NotAcceptableError as error:
+                mismatches += error.mismatches
+            else:
+                held.append(policy.name)
+    if not mismatches or (held and demanded is None):
+        return Explanation(
+            tee=tee, accepted=True, error=None, mismatches=(), proposal=None,
+            note=f"It is accepted now, by: {', '.join(held) or 'no policy, for none is demanded'}.",
+        )  # fmt: skip
+    places = _places(document)
+    return Explanation(
+        tee=tee,
+        accepted=False,
+        error=None,
+        mismatches=tuple(
+            _explain(mismatch, tee, places.get(mismatch.where), claims) for mismatch in mismatches
+        ),
+        proposal=_smallest(places, mismatches, claims, report, launch, at),
+        note=None,
+    )
+
+
+def explain_error(error: CasemateError, *, tee: str | None) -> Explanation:
+    """Explain why evidence isn't genuine, or can't be judged: no policy would help."""
+    return Explanation(
+        tee=tee,
+        accepted=False,
+        error=error.as_dict(),
+        mismatches=(),
+        proposal=None,
+        note="No change of a policy helps: what isn't shown to be genuine is never accepted.",
+    )
+
+
+def explain_line(line: Mapping[str, JsonValue], document: PolicyDocument | None) -> Explanation:
+    """Explain a refusal from a line of a broker's audit trail.
+
+    Args:
+        line: as specs/key-broker.md says, "Audit trail".
+        document: the policies to replay it against; without, what the line says is explained.
+
+    Raises:
+        MalformedError: ``explain.line`` where it isn't such a line.
+    """
+    error = line.get("error")
+    if line.get("event") != "refused" or not isinstance(error, dict):
+        raise _malformed("event", "refused, with an error", str(line.get("event"))[:40])
+    report = line.get("report")
+    if document is not None and isinstance(report, dict):
+        return explain_report(
+            document,
+            _report(report),
+            launch=_launch(report),
+            at=_time(line.get("time")),
+            demanded=_demanded(line.get("secrets"), document),
+        )
+    claims = line.get("claims")
+    tee = str(claims.get("tee")) if isinstance(claims, dict) else None
+    found = error.get("mismatches")
+    mismatches = tuple(
+        _explain(_mismatch(item), tee or "", None, {})
+        for item in (found if isinstance(found, list) else [])
+    )
+    plain = {name: value for name, value in error.items() if name != "mismatches"}
+    return Explanation(
+        tee=tee,
+        accepted=False,
+        error=None if mismatches else plain,
+        mismatches=mismatches,
+        proposal=None,
+        note="Give the policy (--policy) to see what would have to change."
+        if mismatches
+        else "No change of a policy helps: it was refused for another reason.",
+    )
+
+
+def choose_line(text: bytes, correlation_id: str | None) -> dict[str, JsonValue]:
+    """The last refusal in an audit trail, or that of one connection.
+
+    Raises:
+        MalformedError: ``explain.line`` where the text isn't an audit trail.
+        UsageError: ``explain.no-refusal`` where it has no such refusal.
+    """
+    chosen: dict[str, JsonValue] | None = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        value = decode_json(line, what=f"line {number}", max_size=_MAX_LINE)
+        if not isinstance(value, dict) or "correlation_id" not in value:
+            raise _malformed(f"line {number}", "an object with correlation_id", "something else")
+        if value.get("event") == "refused" and correlation_id in (None, value["correlation_id"]):
+            chosen = value
+    if chosen is None:
+        raise UsageError(
+            "explain.no-refusal",
+            "the audit trail has no such refusal",
+            field="--id",
+            expected=correlation_id or "a line with event refused",
+            got="none",
+        )
+    return chosen
+
+
+def is_audit_trail(data: bytes) -> bool:
+    """Whether a file is an audit trail rather than evidence: by its first line alone."""
+    first = data.lstrip().split(b"\n", 1)[0]
+    try:
+        value = json.loads(first)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and {"event", "correlation_id"} <= set(value)
+
+
+def _places(document: PolicyDocument) -> dict[str, Alternative]:
+    return {
+        f"{policy.name}[{index}]": alternative
+        for policy in document.policies.values()
+        for index, alternative in enumerate(policy.alternatives)
+    }
+
+
+def _explain(
+    mismatch: Mismatch,
+    tee: str,
+    alternative: Alternative | None,
+    claims: Mapping[str, ClaimValue],
+) -> Explained:
+    claim = claims.get(mismatch.field)
+    constraint = alternative.constraints.get(mismatch.field) if alternative else None
+    change = _line(mismatch.field, _change(alternative, mismatch.field, claim))
+    if alternative is None:  # an audit line alone: its texts are all there is
+        claim = _typed_text(mismatch.got)
+    return Explained(
+        where=mismatch.where,
+        field=mismatch.field,
+        expected=mismatch.expected,
+        got=mismatch.got,
+        meaning=meaning(tee, mismatch.field),
+        remedy=mismatch.remedy,
+        change=change,
+        unwise=None if mismatch.field == "tee" else unwise(mismatch.field, constraint, claim),
+    )
+
+
+def _change(
+    alternative: Alternative | None, name: str, claim: ClaimValue | None
+) -> Constraint | None:
+    if alternative is None or name not in alternative.constraints:
+        return None
+    field = next(field for field in FIELDS[alternative.tee] if field.name == name)
+    return accepting(field, alternative.constraints[name], claim)
+
+
+def _line(name: str, constraint: Constraint | None) -> str | None:
+    return f"{name} = {{ {render_constraint(constraint)} }}" if constraint is not None else None
+
+
+def _smallest(
+    places: Mapping[str, Alternative],
+    mismatches: list[Mismatch],
+    claims: Mapping[str, ClaimValue],
+    report: VerifiedReport,
+    launch: Sha384 | None,
+    at: datetime.datetime,
+) -> Proposal | None:
+    """Of the alternatives that can be changed to accept, the one with the fewest mismatches."""
+    by_place: dict[str, list[Mismatch]] = {}
+    for mismatch in mismatches:
+        by_place.setdefault(mismatch.where, []).append(mismatch)
+    for where, found in sorted(by_place.items(), key=lambda item: len(item[1])):
+        alternative = places.get(where)
+        if alternative is None or any(each.field == "tee" for each in found):
+            continue
+        changed = {each.field: _change(alternative, each.field, claims.get(each.field))
+                   for each in found if each.field != "expires"}  # fmt: skip
+        new = {name: constraint for name, constraint in changed.items() if constraint is not None}
+        if len(new) != len(changed):
+            continue
+        ends = any(each.field == "expires" for each in found)
+        later = at + datetime.timedelta(days=1)
+        tried = replace(
+            alternative,
+            constraints=MappingProxyType({**alternative.constraints, **new}),
+            expires=later if ends else alternative.expires,
+        )
+        if not _accepts(tried, report, launch, at):
+            continue
+        lines = [f"expires = {later.isoformat()}"] if ends else []
+        lines += [str(_line(name, constraint)) for name, constraint in new.items()]
+        reasons = [
+            f"{each.field}: {reason}"
+            for each in found
+            if (reason := unwise(each.field, alternative.constraints.get(each.field),
+                                 claims.get(each.field))) is not None
+        ]  # fmt: skip
+        if report.tee is Tee.SIMULATED:
+            reasons.append("tee: simulated evidence protects nothing, whatever it says.")
+        return Proposal(where=where, toml="\n".join(lines), unwise=tuple(reasons))
+    return None
+
+
+def _accepts(
+    alternative: Alternative,
+    report: VerifiedReport,
+    launch: Sha384 | None,
+    at: datetime.datetime,
+) -> bool:
+    try:
+        appraise(Policy(name="tried", alternatives=(alternative,)), report, launch=launch, at=at)
+    except NotAcceptableError:
+        return False
+    return True
+
+
+def _demanded(secrets: JsonValue, document: PolicyDocument) -> Collection[str] | None:
+    """What a call's secrets demand; None of a channel, for which any policy does."""
+    if not isinstance(secrets, list):
+        return None
+    unknown = [str(name) for name in secrets if name not in document.secrets]
+    if unknown:
+        raise UsageError(
+            "explain.secret",
+            "the policy document knows nothing of a secret that was asked for",
+            field="--policy",
+            expected=f"a document with the secret {unknown[0]}",
+            got=", ".join(document.secrets)[:200] or "no secret",
+            remedy="The launcher's contract names a secret that this broker hasn't.",
+        )
+    return {policy for name in secrets for policy in document.secrets[str(name)]}
+
+
+def _report(value: Mapping[str, JsonValue]) -> VerifiedReport:
+    """A report from an audit line. It is replayed, never released upon."""
+    tee, claims = value.get("tee"), value.get("claims")
+    if tee not in set(Tee) or not isinstance(claims, dict):
+        raise _malformed("report", "tee and claims", str(tee)[:40])
+    kinds = {field.name: field.kind for field in FIELDS[Tee(str(tee))]}
+    return VerifiedReport(
+        tee=Tee(str(tee)),
+        report_data=ReportData(bytes(ReportData.length)),
+        claims={name: _claim(name, claim, kinds.get(name)) for name, claim in claims.items()},
+    )
+
+
+def _claim(name: str, value: JsonValue, kind: Kind | None) -> ClaimValue:
+    match value:
+        case str() if kind in _OF_BYTES:
+            return decode_hex(value, field=f"report.claims.{name}")
+        case bool() | int() | str():
+            return value
+        case list():
+            return tuple(str(item) for item in value)
+        case dict():
+            return {key: item for key, item in value.items() if isinstance(item, int)}
+        case _:
+            raise _malformed(f"report.claims.{name}", "a claim", type(value).__name__)
+
+
+def _launch(value: Mapping[str, JsonValue]) -> Sha384 | None:
+    launch = value.get("launch")
+    return Sha384(decode_hex(launch, field="report.launch")) if isinstance(launch, str) else None
+
+
+def _typed_text(text: str) -> ClaimValue | None:
+    """The few values whose reasons depend on their type."""
+    return {"true": True, "false": False, "absent": None}.get(text, text)
+
+
+def _mismatch(value: JsonValue) -> Mismatch:
+    def text(name: str) -> str:
+        found = value.get(name) if isinstance(value, dict) else None
+        if not isinstance(found, str):
+            raise _malformed(f"error.mismatches.{name}", "a text", type(found).__name__)
+        return found
+
+    return Mismatch(
+        where=text("where"),
+        field=text("field"),
+        expected=text("expected"),
+        got=text("got"),
+        remedy=text("remedy"),
+    )
+
+
+def _time(value: JsonValue) -> datetime.datetime:
+    try:
+        moment = datetime.datetime.fromisoformat(str(value))
+    except ValueError as error:
+        raise _malformed("time", "ISO 8601", str(value)[:40]) from error
+    if moment.tzinfo is None:
+        raise _malformed("time", "a time with its zone", str(value)[:40])
+    return moment
+
+
+def _malformed(field: str, expected: str, got: str) -> MalformedError:
+    return MalformedError(
+        "explain.line",
+        "this isn't a line of an audit trail that can be explained",
+        field=field,
+        expected=expected,
+        got=got,
+        remedy="Give a broker's audit file (casemate broker --audit), or evidence with --policy.",
+    )

@@ -1,0 +1,122 @@
+"""The whole flow with a TPM: a launcher that attests by quotes, a policy that pins key and state.
+
+The TPM is one in software, so who runs it has its keys; every command and check is the real one.
+"""
+
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from tests.support.launches import CANARY, busybox_root, launch_site, needs_busybox
+from tests.support.tpms import needs_tpm
+from tests.support.trees import directory, file, symlink
+
+from casemate.evidence import Tee
+from casemate.policy import AnyOf, Policy, PolicyDocument, Unchecked
+from casemate.policy.document import Alternative
+from casemate.policy.fields import FIELDS
+from casemate.project.programs import pick_port
+from casemate.tee.tpm import CONTRACT_PCR, TpmQuotes
+from casemate.tee.tpm_commands import TpmCommands
+from casemate.tee.tpm_link import open_tpm
+from casemate.types import ReportData, sha256
+from casemate.verify import Known, TrustAnchors, verify_evidence
+from casemate_testkit.pki import NOW
+from casemate_testkit.software_tpm import SoftwareTpm
+
+pytestmark = [needs_busybox, needs_tpm, pytest.mark.e2e]
+
+
+def strict_policy(contract, place) -> PolicyDocument:
+    """Just this attestation key, just these registers, just this contract."""
+    evidence = TpmQuotes(place).attest(ReportData(bytes(64)))
+    now = verify_evidence(evidence, anchors=TrustAnchors(), known=Known(at=NOW)).claims
+    digest = contract.digest()
+    names = ("ak", "pcr_bank", "pcr_selection", *(f"pcr{number}" for number in range(24)))
+    pinned = {name: now[name] for name in names}
+    pinned["launch"] = bytes(digest)
+    pinned[f"pcr{CONTRACT_PCR}"] = bytes(sha256(bytes(32) + sha256(digest)))
+    constraints = {each.name: Unchecked("it varies") for each in FIELDS[Tee.TPM]}
+    constraints |= {name: AnyOf((value,)) for name, value in pinned.items()}
+    alternative = Alternative(tee=Tee.TPM, constraints=constraints)
+    return PolicyDocument(
+        policies={"launcher": Policy(name="launcher", alternatives=(alternative,))},
+        secrets=dict.fromkeys(contract.secret_names, ("launcher",)),
+    )
+
+
+@contextmanager
+def site_with_tpm(tmp_path, argv, **options):
+    for name in ("site", "tpm", "other"):
+        (tmp_path / name).mkdir()
+    with (
+        SoftwareTpm(tmp_path / "tpm") as tpm,
+        launch_site(tmp_path / "site", argv, **options) as site,
+    ):
+        policy = strict_policy(site.contract, tpm.place)
+        (site.folder / "policy.toml").write_text(policy.render())
+        site.restart_broker()
+        site.tee = options_of(tpm)
+        yield tpm, site
+
+
+def options_of(tpm) -> tuple[str, ...]:
+    return "--tee", "tpm", "--tee-device", tpm.place
+
+
+def mismatches(site) -> set[str]:
+    # The broker was also asked whether it is there, by who hung up at once.
+    (refusal,) = [each for each in site.refusals() if each["code"] == "policy.mismatch"]
+    return {each["field"] for each in refusal["mismatches"]}
+
+
+SHOW = ["/bin/sh", "-c", "cat /etc/tls.key"]
+
+
+def test_the_workload_gets_its_secrets_and_serves(tmp_path):
+    port = pick_port(0)
+    entries = busybox_root(
+        symlink("bin/httpd", "busybox"), directory("www"), file("www/answer", b"forty-two", 0o644)
+    )
+    serve = f"cat /etc/tls.key; echo; httpd -p 127.0.0.1:{port} -h /www && echo ready; sleep 30"
+    argv = ["/bin/sh", "-c", serve]
+    with site_with_tpm(tmp_path, argv, entries=entries) as (_, site), site.running() as run:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/answer", timeout=10) as answer:
+            assert answer.read() == b"forty-two"
+        told = run.output.read_text()
+    assert CANARY.decode() in told
+    assert "runs in: tpm, the contract's digest is in pcr23" in told
+
+
+def test_another_tpm_gets_nothing(tmp_path):
+    with site_with_tpm(tmp_path, SHOW) as (_, site), SoftwareTpm(tmp_path / "other") as other:
+        assert site.launch().stdout == CANARY.decode()
+        site.tee = options_of(other)
+        done = site.launch()
+        assert done.status == 5
+        assert CANARY.decode() not in done.stdout
+        assert mismatches(site) == {"ak"}
+
+
+def test_a_machine_in_another_state_gets_nothing(tmp_path):
+    with site_with_tpm(tmp_path, SHOW) as (tpm, site):
+        with open_tpm(tpm.place) as link:
+            TpmCommands("tpm", link).extend(4, bytes(32))  # where firmware measures boot loaders
+        assert site.launch().status == 5
+        assert mismatches(site) == {"pcr4"}
+
+
+def test_another_contract_gets_nothing(tmp_path):
+    with site_with_tpm(tmp_path, SHOW) as (_, site):
+        changed = site.changed(argv=("/bin/cat", "/etc/tls.key"))
+        assert site.launch(contract=changed).status == 5
+        assert mismatches(site) == {"launch", f"pcr{CONTRACT_PCR}"}
+
+
+def test_a_machine_without_a_tpm_starts_nothing(tmp_path):
+    with site_with_tpm(tmp_path, SHOW) as (tpm, site):
+        tpm.folder = tmp_path / "nowhere"
+        site.tee = options_of(tpm)
+        done = site.launch()
+    assert done.status == 2
+    assert "tee.absent" in done.stderr

@@ -1,0 +1,168 @@
+"""A refusal is explained from the broker's own trail, and what is proposed really accepts."""
+
+import datetime
+import json
+
+import pytest
+from tests.support.attested import (
+    SECRETS,
+    contract_at,
+    fetched,
+    launcher_tee,
+    policy_document,
+    refusal_of,
+    running_broker,
+)
+
+from casemate.errors import MalformedError, UsageError
+from casemate.policy import AtLeast, PolicyDocument
+from casemate.project.explanation import choose_line, explain_line, is_audit_trail
+from casemate.project.programs import casemate_command, pick_port, run_program
+
+
+@pytest.fixture
+def broker(tmp_path):
+    port = pick_port(0)
+    contract = contract_at(port)
+    document = policy_document(
+        contract,
+        more={"newer": policy_document(contract, svn=AtLeast(1000))},
+        secrets={**dict.fromkeys(SECRETS, ("launcher",)), "future_key": ("launcher", "newer")},
+    )
+    secrets = {**SECRETS, "future_key": b"canary"}
+    with running_broker(
+        tmp_path, contract=contract, document=document, secrets=secrets, port=port
+    ) as broker:
+        yield broker
+
+
+def explained(broker, document=None):
+    line = choose_line(broker.audit.read_bytes(), None)
+    return explain_line(line, document or document_of(broker))
+
+
+def document_of(broker):
+    return PolicyDocument.parse((broker.audit.parent / "policy.toml").read_text())
+
+
+def test_a_debuggable_launcher(broker):
+    assert refusal_of(broker.contract, launcher_tee(debug=True)) == "policy.mismatch"
+    found = explained(broker)
+    assert (found.tee, found.accepted) == ("simulated", False)
+    first = found.mismatches[0]
+    assert (first.where, first.field, first.expected, first.got) == (
+        "launcher[0]", "debug", "false", "true",
+    )  # fmt: skip
+    assert "look into its memory" in first.meaning
+    assert first.change == "debug = { exactly = true }"
+    assert "read every secret" in first.unwise
+    assert found.proposal.where == "launcher[0]"
+    assert found.proposal.toml == "debug = { exactly = true }"
+    assert found.proposal.unwise[0].startswith("debug: ")
+    assert any("protects nothing" in reason for reason in found.proposal.unwise)
+
+
+def test_what_is_proposed_makes_the_broker_accept(broker):
+    other = contract_at(broker.port, argv=("/bin/other",))
+    assert refusal_of(other) == "policy.mismatch"
+    found = explained(broker)
+    assert [each.field for each in found.mismatches] == ["launch", "svn", "launch"]
+    name, _, constraint = found.proposal.toml.partition(" = ")
+    assert name == "launch"
+    text = document_of(broker).render()
+    old = next(line for line in text.splitlines() if line.startswith("launch = "))
+    folder = broker.audit.parent / "again"
+    folder.mkdir()
+    document = PolicyDocument.parse(text.replace(old, f"launch = {constraint}", 1))
+    broker.stop()
+    secrets = {**SECRETS, "future_key": b"canary"}
+    with running_broker(
+        folder, contract=other, document=document, secrets=secrets, port=broker.port
+    ):
+        assert fetched(other) == SECRETS
+
+
+def test_a_secret_that_demands_more(broker):
+    line = {
+        "time": "2026-06-01T00:00:00+00:00", "event": "refused", "correlation_id": "1",
+        "secrets": ["future_key"], "error": {"code": "store.refused"},
+    }  # fmt: skip
+    assert refusal_of(broker.contract, launcher_tee(debug=True)) == "policy.mismatch"
+    report = choose_line(broker.audit.read_bytes(), None)["report"]
+    good = {**report, "claims": {**report["claims"], "debug": False}}
+    found = explain_line({**line, "report": good}, document_of(broker))
+    assert [(each.where, each.field) for each in found.mismatches] == [("newer[0]", "svn")]
+    assert found.proposal.toml == "svn = { at_least = 1 }"
+    assert "Older versions" in found.proposal.unwise[0]
+    known = {**line, "secrets": ["image_key"], "report": good}
+    assert explain_line(known, document_of(broker)).accepted
+    with pytest.raises(UsageError, match="knows nothing"):
+        explain_line({**line, "secrets": ["nobodys"], "report": good}, document_of(broker))
+
+
+def test_without_a_policy_the_line_itself_is_explained(broker):
+    assert refusal_of(broker.contract, launcher_tee(debug=True)) == "policy.mismatch"
+    found = explain_line(choose_line(broker.audit.read_bytes(), None), None)
+    assert found.mismatches[0].field == "debug"
+    assert "read every secret" in found.mismatches[0].unwise
+    assert found.proposal is None
+    assert "--policy" in found.note
+
+
+def test_of_a_trail_the_last_refusal_or_the_named_one():
+    lines = [
+        {"event": "refused", "correlation_id": "a", "error": {"code": "x"}},
+        {"event": "opened", "correlation_id": "b"},
+        {"event": "refused", "correlation_id": "c", "error": {"code": "y"}},
+    ]
+    text = "\n".join(map(json.dumps, lines)).encode()
+    assert is_audit_trail(text)
+    assert choose_line(text, None)["correlation_id"] == "c"
+    assert choose_line(text, "a")["error"] == {"code": "x"}
+    with pytest.raises(UsageError, match="no such refusal"):
+        choose_line(text, "b")
+    with pytest.raises(MalformedError):
+        choose_line(text + b"\nnot json", None)
+    found = explain_line(choose_line(text, None), None)
+    assert found.error == {"code": "y"}
+    assert not found.mismatches
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"event": "opened"},
+        {"error": "no"},
+        {"time": "yesterday"},
+        {"time": "2026-06-01T00:00:00"},
+        {"report": {"tee": "other", "claims": {}}},
+        {"report": {"tee": "simulated", "claims": []}},
+        {"report": {"tee": "simulated", "claims": {"measurement": "zz"}}},
+        {"report": {"tee": "simulated", "claims": {"svn": None}}},
+        {"report": None, "error": {"mismatches": [1]}},
+        {"report": None, "error": {"mismatches": [{"where": 1}]}},
+    ],
+)
+def test_a_line_that_is_none(change):
+    document = policy_document(contract_at(1))
+    line = {
+        "time": datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC).isoformat(),
+        "event": "refused", "correlation_id": "a", "error": {"code": "x"},
+        "report": {"tee": "simulated", "claims": {}},
+    }  # fmt: skip
+    assert explain_line(line, document).mismatches
+    with pytest.raises(MalformedError):
+        explain_line({**line, **change}, document)
+
+
+def test_the_program(broker):
+    assert refusal_of(broker.contract, launcher_tee(debug=True)) == "policy.mismatch"
+    policy = broker.audit.parent / "policy.toml"
+    done = run_program(casemate_command("explain", str(broker.audit), "--policy", str(policy)))
+    assert done.status == 0, done.stderr
+    assert "debug = { exactly = true }" in done.stdout
+    assert "UNWISE, debug:" in done.stdout
+    done = run_program(casemate_command("explain", str(broker.audit), "--json"))
+    report = json.loads(done.stdout)
+    assert report["mismatches"][0]["field"] == "debug"
+    assert report["proposal"] is None
