@@ -6,7 +6,7 @@ import pytest
 
 from casemate.errors import MalformedError, UsageError
 from casemate.project.tls import make_tls_identity, tensorflow_serving_ssl_config
-from casemate.serving.ssl_config import load_credentials, parse_ssl_config
+from casemate.serving.ssl_config import load_ssl_config, parse_ssl_config
 
 IDENTITY = make_tls_identity(("localhost",), now=datetime.datetime.now(datetime.UTC))
 GOOD = tensorflow_serving_ssl_config(IDENTITY).reveal()
@@ -50,4 +50,4 @@ def test_what_is_not_an_ssl_config_is_refused_without_showing_it(content, field)
 
 def test_a_missing_file_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="No such file"):
-        load_credentials(tmp_path / "absent")
+        load_ssl_config(tmp_path / "absent")

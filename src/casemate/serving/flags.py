@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
+from casemate import __version__
 from casemate.errors import UsageError
 
 _MIB: Final = 1 << 20
@@ -205,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ports(parser.add_argument_group("where it answers"))
     _add_models(parser.add_argument_group("what it serves"))
     _add_limits(parser.add_argument_group("how it computes"))
-    parser.add_argument("--version", action="version", version="casemate serving 1")
+    parser.add_argument("--version", action="version", version=f"casemate serve {__version__}")
     for name in (*_HARMLESS, *_ABSENT):
         parser.add_argument(f"--{name}", nargs="?", const="true", help=argparse.SUPPRESS)
     return parser

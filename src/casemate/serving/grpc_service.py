@@ -18,12 +18,16 @@ from google.protobuf.message import DecodeError, Message
 from casemate.errors import CasemateError
 from casemate.serving.core import Core
 from casemate.serving.lifecycle import Gate
+from casemate.serving.open_inference import OpenInferenceApi
 from casemate.serving.status import Code, status_of
 from casemate.serving.tensorflow_api import TensorFlowApi
+from casemate.serving.wire import open_inference_pb2 as open_wire
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
 PREDICTION: Final = "tensorflow.serving.PredictionService"
 MODEL: Final = "tensorflow.serving.ModelService"
+INFERENCE: Final = "inference.GRPCInferenceService"
+SERVICES: Final = (PREDICTION, MODEL, INFERENCE)
 _LOG: Final = logging.getLogger(__name__)
 _GRPC: Final = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -131,6 +135,23 @@ def tensorflow_handlers(endpoint: Endpoint, api: TensorFlowApi) -> list[grpc.Gen
             },
         ),
     ]
+
+
+def open_inference_handler(endpoint: Endpoint, api: OpenInferenceApi) -> grpc.GenericRpcHandler:
+    """The handler for the Open Inference Protocol's service."""
+    return generic(
+        INFERENCE,
+        {
+            "ServerLive": endpoint.quick(open_wire.ServerLiveRequest, api.server_live),
+            "ServerReady": endpoint.quick(open_wire.ServerReadyRequest, api.server_ready),
+            "ModelReady": endpoint.quick(open_wire.ModelReadyRequest, api.model_ready),
+            "ServerMetadata": endpoint.quick(open_wire.ServerMetadataRequest, api.server_metadata),
+            "ModelMetadata": endpoint.quick(open_wire.ModelMetadataRequest, api.model_metadata),
+            "ModelInfer": endpoint.counted(
+                open_wire.ModelInferRequest, api.model_infer, "ModelInfer"
+            ),
+        },
+    )
 
 
 def generic(name: str, methods: Handlers) -> grpc.GenericRpcHandler:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
+import resource
 import signal
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 
@@ -18,16 +20,32 @@ from casemate.errors import UnavailableError, UsageError
 from casemate.serving.core import Core
 from casemate.serving.discovery import HEALTH, Health, reflection_handler
 from casemate.serving.flags import ServerFlags
-from casemate.serving.grpc_service import MODEL, PREDICTION, Endpoint, tensorflow_handlers
+from casemate.serving.grpc_service import (
+    SERVICES,
+    Endpoint,
+    open_inference_handler,
+    tensorflow_handlers,
+)
 from casemate.serving.lifecycle import Gate
 from casemate.serving.loading import Loader
-from casemate.serving.metrics import Metrics, NoMetrics
+from casemate.serving.metrics import DEFAULT_PATH, Metrics, NoMetrics, PrometheusMetrics
 from casemate.serving.model import EngineOptions
+from casemate.serving.open_inference import OpenInferenceApi
 from casemate.serving.registry import LoadRules, Registry
-from casemate.serving.settings import ModelSettings, parse_model_config, read_text_file
-from casemate.serving.ssl_config import load_credentials
+from casemate.serving.settings import (
+    ModelSettings,
+    parse_model_config,
+    parse_text,
+    read_text_file,
+)
+from casemate.serving.ssl_config import grpc_credentials, load_ssl_config
 from casemate.serving.tensorflow_api import TensorFlowApi
 from casemate.serving.watcher import Watcher
+from casemate.serving.wire.tensorflow_serving_pb2 import MonitoringConfig, SSLConfig
+
+if TYPE_CHECKING:
+    from casemate.serving.rest.server import RestServer
+
 
 _WINDOW_BYTES: Final = 4 << 20
 # Room beside the tensors for names and the message's own framing.
@@ -53,13 +71,14 @@ class Server:
         self._flags = flags
         for flag, reason in flags.without_effect:
             _LOG.warning("%s has no effect: %s", flag, reason)
-        credentials = load_credentials(flags.ssl_config_file) if flags.ssl_config_file else None
-        metrics = NoMetrics()
+        tls = load_ssl_config(flags.ssl_config_file) if flags.ssl_config_file else None
+        metrics_path = _metrics_path(flags)
+        metrics = PrometheusMetrics() if metrics_path else NoMetrics()
         registry = Registry(_loader(flags, metrics).load, _rules(flags))
         self._registry = registry
         self._core = Core(registry, max_bytes=flags.max_message_bytes, metrics=metrics)
         self._gate = Gate(flags.max_requests)
-        self._health = Health((PREDICTION, MODEL))
+        self._health = Health(SERVICES)
         self._watcher = Watcher(
             registry,
             poll_seconds=flags.poll_seconds,
@@ -69,11 +88,14 @@ class Server:
         )
         registry.start(_models(flags))
         self._grpc = self._make_grpc()
-        self.port = self._open(credentials)
+        self.port = self._open(grpc_credentials(tls) if tls else None)
+        self._rest = self._make_rest(tls, metrics_path)
 
     def start(self) -> None:
         """Begin to answer."""
         self._grpc.start()
+        if self._rest is not None:
+            self._rest.start()
         self._watcher.start()
 
     def drain(self) -> None:
@@ -82,9 +104,13 @@ class Server:
         self._health.enter_graceful_shutdown()
         # Not gRPC's own grace period: with the last request it closes the connection, and what the
         # client has not read of the answer by then is lost.
+        if self._rest is not None:
+            self._rest.stop_listening()
         self._gate.close(self._flags.grace_seconds)
         time.sleep(_FLUSH_SECONDS)
         self._grpc.stop(None).wait()
+        if self._rest is not None:
+            self._rest.close()
         self._registry.close()
 
     def __str__(self) -> str:
@@ -95,7 +121,8 @@ class Server:
             for name in self._registry.names()
             for state in self._registry.states(name)
         ]
-        return f"model {', '.join(models[:_MAX_SAID])} on {address} ({security})"
+        rest = f", REST on port {self._rest.port}" if self._rest is not None else ""
+        return f"model {', '.join(models[:_MAX_SAID])} on {address} ({security}{rest})"
 
     def _make_grpc(self) -> grpc.Server:
         api = TensorFlowApi(
@@ -108,7 +135,8 @@ class Server:
             ThreadPoolExecutor(max_workers=self._flags.threads, thread_name_prefix="grpc"),
             handlers=[
                 *tensorflow_handlers(endpoint, api),
-                reflection_handler((PREDICTION, MODEL, HEALTH)),
+                open_inference_handler(endpoint, OpenInferenceApi(self._core)),
+                reflection_handler((*SERVICES, HEALTH)),
             ],
             options=_options(self._flags),
             # What waits for a thread holds its message in memory.
@@ -116,6 +144,23 @@ class Server:
         )
         self._health.add_to(server)
         return server
+
+    def _make_rest(self, tls: SSLConfig | None, metrics_path: str | None) -> RestServer | None:
+        flags = self._flags
+        if flags.rest_api_port is None:
+            return None
+        # Imported here: a server without REST starts without it.
+        from casemate.serving.rest.server import RestOptions, RestServer
+
+        options = RestOptions(
+            host=flags.host.removeprefix("[").removesuffix("]"),
+            port=flags.rest_api_port,
+            threads=flags.rest_threads,
+            seconds=flags.rest_timeout,
+            cors=flags.rest_cors,
+            metrics_path=metrics_path,
+        )
+        return RestServer(self._core, self._gate, options, tls)
 
     def _open(self, credentials: grpc.ServerCredentials | None) -> int:
         address = _address(self._flags.host, self._flags.port)
@@ -143,6 +188,21 @@ def _models(flags: ServerFlags) -> tuple[ModelSettings, ...]:
         return (ModelSettings(name=flags.model_name, base_path=flags.model_base_path),)
     content = read_text_file(flags.model_config_file, code="serving.model-config")
     return parse_model_config(content)
+
+
+def _metrics_path(flags: ServerFlags) -> str | None:
+    """Where metrics are asked for; None: nowhere."""
+    path = flags.monitoring_config_file
+    if path is None:
+        return None
+    config = MonitoringConfig()
+    code = "serving.monitoring-config"
+    parse_text(read_text_file(path, code=code), config, code=code)
+    if not config.prometheus_config.enable:
+        return None
+    if flags.rest_api_port is None:
+        raise UsageError(code, "metrics are on the REST port: --rest_api_port is needed, too")
+    return config.prometheus_config.path or DEFAULT_PATH
 
 
 def _loader(flags: ServerFlags, metrics: Metrics) -> Loader:
@@ -174,6 +234,7 @@ def serve(flags: ServerFlags) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="casemate-serving: %(message)s"
     )
+    _allow_connections()
     stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -192,6 +253,13 @@ def serve(flags: ServerFlags) -> int:
     server.drain()
     _say("stopped")
     return 0
+
+
+def _allow_connections() -> None:
+    """Thousands of connections are thousands of open files: as many as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _say(text: str) -> None:

@@ -17,7 +17,7 @@ _PRIVATE_KEY: Final = re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----\n"
 _CERTIFICATE: Final = re.compile(r"-----BEGIN CERTIFICATE-----\n")
 
 
-def load_credentials(path: Path) -> grpc.ServerCredentials:
+def load_ssl_config(path: Path) -> wire.SSLConfig:
     """Read the file behind ``--ssl_config_file``.
 
     Raises:
@@ -25,7 +25,7 @@ def load_credentials(path: Path) -> grpc.ServerCredentials:
         MalformedError: ``serving.ssl-config`` where it isn't an ``SSLConfig``. The file holds a
             private key, so neither error shows anything of it.
 
-    Does not check: that the key fits the certificate. gRPC does when the port is opened.
+    Does not check: that the key fits the certificate. That shows when a port is opened.
     """
     try:
         with path.open("rb") as file:
@@ -36,12 +36,11 @@ def load_credentials(path: Path) -> grpc.ServerCredentials:
             f"the TLS configuration can't be read: {error.strerror}",
             field=str(path),
         ) from error
-    return credentials_from(content)
+    return parse_ssl_config(content)
 
 
-def credentials_from(content: bytes) -> grpc.ServerCredentials:
-    """The same from the file's content."""
-    config = parse_ssl_config(content)
+def grpc_credentials(config: wire.SSLConfig) -> grpc.ServerCredentials:
+    """The same for gRPC."""
     certificate = config.server_cert.encode()
     return grpc.ssl_server_credentials(
         [(config.server_key.encode(), certificate)],

@@ -182,8 +182,9 @@ class TensorFlowApi:
             one = reply.model_version_status.add(version=state.version, state=state.state)
             # Present even where OK, as clients of the reference expect.
             one.status.SetInParent()
-            one.status.error_code = state.code
-            one.status.error_message = state.message
+            one.status.MergeFrom(
+                wire.StatusProto(error_code=state.code.name, error_message=state.message)
+            )
         return reply
 
     def reload(self, request: wire.ReloadConfigRequest) -> wire.ReloadConfigResponse:
@@ -205,8 +206,8 @@ class TensorFlowApi:
         try:
             self._reloading(settings)
         except CasemateError as error:
-            reply.status.error_code = status_of(error)
-            reply.status.error_message = f"{error} [{error.code}]"
+            code, message = status_of(error), f"{error} [{error.code}]"
+            reply.status.MergeFrom(wire.StatusProto(error_code=code.name, error_message=message))
         return reply
 
     def replay(self, record: wire.PredictionLog) -> None:

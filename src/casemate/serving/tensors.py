@@ -66,9 +66,10 @@ def decode_tensor(
         else:
             strings = list(fields.get(element.field, ()))
             _check_count(len(strings), name, element, count)
-        return _texts(strings, name, count, raw=raw_strings).reshape(shape)
+        return as_strings(strings, name=name, count=count, raw=raw_strings).reshape(shape)
     if "tensor_content" in fields:
-        return _from_content(fields["tensor_content"], name, element, count).reshape(shape)
+        content = fields["tensor_content"]
+        return from_bytes(content, name=name, element=element, count=count).reshape(shape)
     return _from_list(fields.get(element.field, ()), name, element, count).reshape(shape)
 
 
@@ -121,11 +122,20 @@ def _shape(
     """The shape and number of elements: known, from 0, and within the limit."""
     if proto.unknown_rank:
         raise _malformed(name, "tensor_shape", "a tensor without a shape", expected="a known rank")
-    if len(proto.dim) > MAX_DIMENSIONS:
-        raise _malformed(
-            name, "tensor_shape", "too many dimensions", f"at most {MAX_DIMENSIONS}", len(proto.dim)
-        )
     shape = tuple(dim.size for dim in proto.dim)
+    return shape, measure(shape, name=name, element=element, max_bytes=max_bytes)
+
+
+def measure(shape: tuple[int, ...], *, name: str, element: ElementType, max_bytes: int) -> int:
+    """The number of elements of a tensor, before memory is taken for it.
+
+    Raises:
+        MalformedError: ``tensor.tensor-shape`` where a size is negative, or the whole too large.
+    """
+    if len(shape) > MAX_DIMENSIONS:
+        raise _malformed(
+            name, "tensor_shape", "too many dimensions", f"at most {MAX_DIMENSIONS}", len(shape)
+        )
     if any(size < 0 for size in shape):
         raise _malformed(name, "tensor_shape", "a negative size", "sizes from 0", list(shape))
     width = element.dtype.itemsize
@@ -140,10 +150,17 @@ def _shape(
                 name, "tensor_shape", "the tensor is too large", f"at most {max_bytes} bytes",
                 list(shape),
             )  # fmt: skip
-    return shape, 0 if 0 in shape else count
+    return 0 if 0 in shape else count
 
 
-def _from_content(content: bytes, name: str, element: ElementType, count: int) -> Array:
+def from_bytes(
+    content: bytes | memoryview, *, name: str, element: ElementType, count: int
+) -> Array:
+    """The array that little-endian bytes are, without copying them. Not for strings.
+
+    Raises:
+        MalformedError: ``tensor.tensor-content``.
+    """
     expected = count * element.dtype.itemsize
     if len(content) != expected:
         raise _malformed(
@@ -153,7 +170,7 @@ def _from_content(content: bytes, name: str, element: ElementType, count: int) -
             expected=f"{expected} bytes",
             got=f"{len(content)} bytes",
         )
-    if element.number == wire.DT_BOOL and content.strip(b"\x00\x01"):
+    if element.number == wire.DT_BOOL:
         bits = np.frombuffer(content, np.uint8)
         if (bits > 1).any():
             raise _malformed(name, "tensor_content", "a bool that is neither", expected="0 or 1")
@@ -177,27 +194,46 @@ def _check_count(given: int, name: str, element: ElementType, count: int) -> Non
 
 def _from_list(values: Sequence[object], name: str, element: ElementType, count: int) -> Array:
     _check_count(len(values), name, element, count)
-    dtype = np.dtype("<u2") if element.field == "half_val" else element.dtype
+    given = from_list(values, name=name, element=element, field=element.field)
+    if len(given) == count:
+        return given
+    array = np.zeros(count, element.dtype)
+    array[: len(given)] = given
+    if len(given):
+        array[len(given) :] = given[-1]
+    return array
+
+
+def from_list(values: Sequence[object], *, name: str, element: ElementType, field: str) -> Array:
+    """The array of a message's list. Not for strings.
+
+    Raises:
+        MalformedError: ``tensor.*`` where the type can't hold a value.
+    """
+    dtype = np.dtype("<u2") if field == "half_val" else element.dtype
     try:
         # NumPy refuses Python integers that the type can't hold, but wraps those of a message's
         # list, which it reads much faster: so that is for lists of the very type alone.
         exact = dtype.itemsize >= 4 or element.number == wire.DT_BOOL
-        given = np.array(values if exact else list(values), dtype=dtype)
+        return np.array(values if exact else list(values), dtype=dtype).view(element.dtype)
     except (OverflowError, ValueError) as error:
         raise _malformed(
-            name, element.field, "a value that its type can't hold", expected=element.name
+            name, field, "a value that its type can't hold", expected=element.name
         ) from error
-    if len(given) == count:
-        return given.view(element.dtype)
-    array = np.zeros(count, dtype)
-    array[: len(given)] = given
-    if len(given):
-        array[len(given) :] = given[-1]
-    return array.view(element.dtype)
 
 
-def _texts(values: Sequence[object], name: str, count: int, *, raw: bool) -> Array:
-    """Strings, the last one repeated up to ``count``. ONNX Runtime's are UTF-8."""
+def as_strings(values: Sequence[object], *, name: str, count: int, raw: bool) -> Array:
+    """An array of strings, the last one repeated up to ``count``.
+
+    Args:
+        values: bytes.
+        name: the input's name, for errors.
+        count: the array's size.
+        raw: whether they stay bytes; else they become text, for ONNX Runtime's are UTF-8.
+
+    Raises:
+        MalformedError: ``tensor.string-val`` where one isn't UTF-8.
+    """
     array = np.empty(count, object)
     try:
         given = [value if raw else value.decode() for value in values if isinstance(value, bytes)]

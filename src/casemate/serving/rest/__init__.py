@@ -1,0 +1,1 @@
+"""The REST interfaces. Imported only where a REST port is asked for."""

@@ -1,0 +1,244 @@
+"""JSON values to arrays and back.
+
+Numbers come as nested lists. ``{"b64": "…"}`` stands for bytes. What JSON has no number for (NaN,
+infinities) is written and read as TensorFlow Serving does: as bare words.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
+
+import numpy as np
+import orjson
+
+from casemate.errors import MalformedError
+from casemate.serving.dtypes import Array, ElementType
+from casemate.serving.examples import strings
+from casemate.serving.signature import Port
+from casemate.serving.status import shown, wrong
+from casemate.serving.tensors import measure
+from casemate.serving.wire import tensorflow_serving_pb2 as wire
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+# What may be written: arrays in the places of lists.
+Writable: TypeAlias = (
+    "bool | int | float | str | Array | Sequence[Writable] | Mapping[str, Writable] | None"
+)
+
+B64: Final = "b64"
+_FLOATS: Final = (wire.DT_FLOAT, wire.DT_DOUBLE, wire.DT_HALF)
+_WORDS: Final = (b"NaN", b"Infinity")
+_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
+
+
+def parse(body: bytes, *, max_bytes: int) -> dict[str, Json]:
+    """Read the JSON object that a request's body is.
+
+    Raises:
+        MalformedError: ``serving.json``.
+    """
+    if len(body) > max_bytes:
+        raise MalformedError(
+            "serving.json",
+            "the JSON is too large",
+            expected=f"at most {max_bytes} bytes",
+            got=f"{len(body)} bytes",
+            remedy="Send tensors over gRPC, or as binary data.",
+        )
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        value = _with_words(body, error)
+    if not isinstance(value, dict):
+        raise MalformedError("serving.json", "the body isn't a JSON object")
+    return value
+
+
+def _with_words(body: bytes, error: orjson.JSONDecodeError) -> Json:
+    """JSON with NaN or infinities, which orjson doesn't take."""
+    if any(word in body for word in _WORDS):
+        try:
+            value: Json = json.loads(body)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            return value
+    raise MalformedError(
+        "serving.json", "JSON parse error", got=f"at offset {error.pos}: {error.msg}"
+    ) from error
+
+
+def to_array(value: Json, port: Port, *, name: str, max_bytes: int) -> Array:
+    """The array of an input whose shape its nesting says.
+
+    Raises:
+        MalformedError: where it doesn't fit the input.
+    """
+    spec = port.spec
+    if spec.element.number == wire.DT_STRING:
+        array = _strings(value, port, name, max_bytes)
+    else:
+        shape = _outer_shape(value)
+        measure(shape, name=name, element=spec.element, max_bytes=max_bytes)
+        array = numbers(value, spec.element, name)
+    if not spec.fits(array.shape):
+        raise wrong(f"inputs['{name}']", str(spec), f"shape {list(array.shape)}")
+    return array
+
+
+def numbers(value: Json, element: ElementType, name: str) -> Array:
+    """Nested lists of numbers, or of true and false, as an array of their own shape.
+
+    Raises:
+        MalformedError: ``serving.request``.
+    """
+    try:
+        array = np.array(value)
+    except (ValueError, OverflowError) as error:  # lists of different lengths
+        raise wrong(name, f"even lists of {element.name}", "uneven ones") from error
+    if array.size == 0 and array.dtype.kind == "f":
+        return array.astype(element.dtype)
+    if element.number == wire.DT_BOOL:
+        allowed = "b"
+    elif element.number in (*_FLOATS, wire.DT_BFLOAT16):
+        allowed = "iuf"
+    else:
+        allowed = "iu"
+    if element.number == wire.DT_UINT64 and array.dtype.kind == "f":
+        # Beside a number beyond 63 bits NumPy takes whole numbers for floats, and rounds.
+        exact = np.array(value, object)
+        if all(type(each) is int and 0 <= each < 1 << 64 for each in exact.flat):
+            array = exact.astype("<u8")
+    if array.dtype.kind not in allowed:
+        raise wrong(name, f"even lists of {element.name}", _kind(array))
+    if element.number == wire.DT_BFLOAT16:
+        return _to_bfloat16(array.astype("<f4"))
+    with np.errstate(over="ignore"):
+        made: Array = array.astype(element.dtype)
+    if array.dtype.kind in "iu" and element.number not in _FLOATS and not (made == array).all():
+        raise wrong(name, f"numbers that {element.name} can hold", "others")
+    return made
+
+
+def _strings(value: Json, port: Port, name: str, max_bytes: int) -> Array:
+    shape = _outer_shape(value)
+    count = measure(shape, name=name, element=port.spec.element, max_bytes=max_bytes)
+    leaves: list[str | bytes] = []
+    _collect(value, shape, leaves, name)
+    if len(leaves) != count:
+        raise wrong(name, f"{count} strings", str(len(leaves)))
+    return strings(leaves, name, raw=port.picture is not None).reshape(shape)
+
+
+def _collect(value: Json, shape: tuple[int, ...], leaves: list[str | bytes], name: str) -> None:
+    if not shape:
+        leaves.append(decode_string(value, name))
+        return
+    if not isinstance(value, list) or len(value) != shape[0]:
+        raise wrong(name, "even lists of strings", "uneven ones")
+    for each in value:
+        _collect(each, shape[1:], leaves, name)
+
+
+def decode_string(value: Json, name: str) -> str | bytes:
+    """A string, or the bytes that ``{"b64": …}`` stands for.
+
+    Raises:
+        MalformedError: ``serving.request``.
+    """
+    if isinstance(value, str):
+        return value
+    if is_bytes(value):
+        assert isinstance(value, dict)
+        try:
+            return base64.b64decode(str(value[B64]), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise wrong(name, "base64", "other text") from error
+    raise wrong(name, 'a string or {"b64": "…"}', type(value).__name__)
+
+
+def is_bytes(value: Json) -> bool:
+    """Whether a value is ``{"b64": …}``."""
+    return isinstance(value, dict) and value.keys() == {B64} and isinstance(value[B64], str)
+
+
+def _outer_shape(value: Json) -> tuple[int, ...]:
+    shape = []
+    while isinstance(value, list):
+        shape.append(len(value))
+        if not value:
+            break
+        value = value[0]
+    return tuple(shape)
+
+
+def _kind(array: Array) -> str:
+    kinds = {"b": "true and false", "i": "whole numbers", "u": "whole numbers", "f": "numbers"}
+    return kinds.get(array.dtype.kind, "something else")
+
+
+def writable(array: Array, element: ElementType, *, as_bytes: bool = False) -> Writable:
+    """What stands for an array in an answer."""
+    if element.number == wire.DT_STRING:
+        listed: Json = _written_strings(array.tolist(), as_bytes=as_bytes)
+        return listed
+    if element.number == wire.DT_BFLOAT16:
+        return (array.astype("<u4") << 16).view("<f4").reshape(array.shape)
+    if not array.ndim:  # neither does orjson know it, nor ascontiguousarray leave it be
+        scalar: Writable = array[()]
+        return scalar
+    return np.ascontiguousarray(array)
+
+
+def _written_strings(value: object, *, as_bytes: bool) -> Json:
+    if isinstance(value, list):
+        return [_written_strings(each, as_bytes=as_bytes) for each in value]
+    if as_bytes or isinstance(value, bytes):
+        content = value if isinstance(value, bytes) else str(value).encode()
+        return {B64: base64.b64encode(content).decode()}
+    return str(value)
+
+
+def write(value: Mapping[str, Writable]) -> bytes:
+    """The JSON of an answer."""
+    if _finite(value):
+        return orjson.dumps(value, option=_OPTIONS)
+    # Rare, so slow: the shortest digits of each number, and words for what isn't one.
+    return json.dumps(value, default=_shortest, separators=(",", ":")).encode()
+
+
+def _finite(value: object) -> bool:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype.kind != "f" or bool(np.isfinite(value).all())
+    if isinstance(value, Mapping):
+        return all(_finite(each) for each in value.values())
+    if isinstance(value, list):
+        return all(_finite(each) for each in value)
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _shortest(value: object) -> object:
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+        return (
+            array.astype("U32").astype("f8").tolist() if array.dtype.kind == "f" else array.tolist()
+        )
+    raise TypeError(type(value).__name__)
+
+
+def _to_bfloat16(array: Array) -> Array:
+    """Rounded to nearest, ties to even."""
+    bits = array.view("<u4")
+    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+    made: Array = (np.where(np.isnan(array), bits | 0x400000, rounded) >> 16).astype("<u2")
+    return made
+
+
+def key_error(field: str, keys: Mapping[str, object], expected: str) -> MalformedError:
+    """The error for an object whose keys aren't those expected."""
+    return wrong(field, expected, ", ".join(shown(key) for key in sorted(keys)[:8]) or "none")
