@@ -16,9 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf.message import DecodeError
 from tests.support.containers import File, layer
 
+from casemate.collateral.bundle import FORMAT as BUNDLE
+from casemate.collateral.bundle import parse_bundle
 from casemate.encoding import decode_cbor, encode_cbor
 from casemate.encoding.cbor import decode_foreign_cbor
 from casemate.encoding.cose import parse_sign1
@@ -41,6 +45,7 @@ from casemate.evidence.identity_key import parse_identity_key_evidence
 from casemate.evidence.maa import parse_maa_token
 from casemate.evidence.nitro import parse_nitro_document
 from casemate.evidence.nvidia import parse_nvidia_report
+from casemate.evidence.pck import platform_of
 from casemate.evidence.quote import parse_quote
 from casemate.evidence.ratls import parse_attested_certificate
 from casemate.evidence.simulated import parse_simulated_evidence
@@ -289,6 +294,17 @@ def _certificates() -> Iterator[bytes]:
     yield ratls.interoperable(lambda _: b"quote", endorsements=(1, *(b"part" for _ in range(7))))
 
 
+def _bundles() -> Iterator[bytes]:
+    """Signed ones, and the same with another signature."""
+    key = Ed25519PrivateKey.generate()
+    spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    parts = [{"name": "intel/sgx/qe", "asked": 0, "parts": {"body": b"{}", "chain": b""}}]
+    content = encode_cbor({"created": 0, "expires": 1 << 40, "parts": parts})
+    for signature in (key.sign(f"{BUNDLE}\0".encode() + content), bytes(64)):
+        outer = {"format": BUNDLE, "content": content, "key": spki, "signature": signature}
+        yield encode_cbor(outer)
+
+
 def _given(*seeds: bytes) -> Callable[[], Iterable[bytes]]:
     return lambda: seeds
 
@@ -430,6 +446,9 @@ TARGETS: Mapping[str, Target] = {
     "detect": Target(run=lambda d: detect(unwrap(d)), seeds=_published("sgx", "snp", "nitro")),
     "inspect": Target(run=inspect, seeds=_anything, max_size=16384),
     "quote": Target(run=parse_quote, seeds=_published("sgx", "tdx"), max_size=16384),
+    "quote-platform": Target(
+        run=lambda d: platform_of(parse_quote(d)), seeds=_published("sgx", "tdx"), max_size=16384
+    ),
     "snp": Target(run=parse_snp_report, seeds=_published("snp")),
     "snp-certificates": Target(
         run=parse_certificate_table,
@@ -480,6 +499,12 @@ TARGETS: Mapping[str, Target] = {
     ),
     "ak-activation": Target(
         run=parse_ak_activation, seeds=lambda: [Tpm().activation()], max_size=8192
+    ),
+    "collateral-bundle": Target(
+        run=parse_bundle,
+        allowed=(MalformedError, NotGenuineError),
+        seeds=_bundles,
+        max_size=16384,
     ),
     "dcap-collateral": Target(
         run=parse_dcap_collateral, seeds=_published_endorsements(".json"), max_size=65536

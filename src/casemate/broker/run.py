@@ -24,10 +24,11 @@ from casemate.channel.party import ChannelParty, Limits
 from casemate.channel.server import AttestedServer, ChannelEvent, ChannelEventKind
 from casemate.channel.sockets import socket_directory
 from casemate.errors import UsageError
-from casemate.evidence import Attester
+from casemate.evidence import Attester, Evidence
 from casemate.policy import PolicyDocument
 from casemate.policy.document import MAX_SIZE
 from casemate.protocol.key_broker import MAX_MESSAGE
+from casemate.verify import Known
 from casemate.verify.roots import VENDOR_ROOTS, VendorRoots
 
 _WORKERS = 8
@@ -48,6 +49,7 @@ class BrokerConfig:
         limits: bounds on what peers can cost.
         endorsements: files of the vendors', for launchers whose evidence is hardware's; read at
             the start.
+        knowledge: what such evidence is held against instead, now; may block a few seconds.
         vendors: the vendors' roots; others only in tests with authorities of their own.
     """
 
@@ -59,6 +61,7 @@ class BrokerConfig:
     audit: TextIO
     limits: Limits = field(default_factory=Limits)
     endorsements: tuple[Path, ...] = ()
+    knowledge: Callable[[Evidence], Known] | None = None
     vendors: VendorRoots = VENDOR_ROOTS
 
 
@@ -91,7 +94,7 @@ async def _serve(
             party=ChannelParty(
                 attester=config.attester,
                 anchors=replace(document.trust_anchors(), vendors=config.vendors),
-                knowledge=knowledge_from_files(config.endorsements),
+                knowledge=config.knowledge or knowledge_from_files(config.endorsements),
             ),
             judge=lambda peer: admit(document, peer, at=datetime.datetime.now(datetime.UTC)),
             inner=inner,

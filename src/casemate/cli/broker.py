@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from casemate.broker import BrokerConfig, run_broker
-from casemate.cli.options import ADDRESS, machine_tee_options
+from casemate.cli.options import ADDRESS, collateral_options, machine_tee_options
 from casemate.project.attesters import broker_attester, broker_place
+from casemate.project.collateral import Place, knowledge
 
 
 @click.command(
@@ -43,8 +44,9 @@ from casemate.project.attesters import broker_attester, broker_place
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     multiple=True,
     help="What the vendors say of launchers' hardware: certificates, revocation lists, DCAP "
-    "collateral, manifests, keys; may be given several times.",
+    "collateral, manifests, keys, bundles; may be given several times.",
 )
+@collateral_options
 @machine_tee_options
 @click.option(
     "--audit",
@@ -59,6 +61,8 @@ def command(
     listen: tuple[str, int],
     identity: Path | None,
     endorsements: tuple[Path, ...],
+    bundle_key: tuple[Path, ...],
+    place: Place,
     tee: str | None,
     tee_device: str | None,
     development_root: Path | None,
@@ -69,6 +73,9 @@ def command(
 
     A broker proves who it is by its identity key, which launch contracts pin, or by evidence of
     the TEE that it runs in. It runs until SIGTERM or Ctrl-C.
+
+    With --fetch it asks vendors' services about launchers' hardware, and keeps that current beside
+    its work; with --offline it has what casemate collateral import put into the cache.
     """
     attester, pin = broker_attester(identity, tee, broker_place(tee_device, development_root))
 
@@ -88,7 +95,11 @@ def command(
             port=listen[1],
             attester=attester,
             audit=stream,
-            endorsements=endorsements,
+            knowledge=stack.enter_context(knowledge(endorsements, bundle_key, place, warn=_warn)),
         )
         run_broker(config, on_ready=ready)
     click.echo("casemate broker: stopped", err=True)
+
+
+def _warn(text: str) -> None:
+    click.echo(f"casemate broker: {text}", err=True)

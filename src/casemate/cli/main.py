@@ -34,6 +34,7 @@ _COMMANDS = {
     "verify": "Is this evidence genuine, and acceptable?",
     "inspect": "What stands in this file? Verifies nothing",
     "explain": "Why was this refused, and what would have to change?",
+    "collateral": "Fetch what vendors say of their hardware, keep it, carry it offline",
     "predict": "Send a picture, print what the model sees",
     "demo": "The whole flow on this machine, with a real model and a real picture",
 }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -102,3 +103,73 @@ def _development_root(function: _F) -> _F:
         type=click.Path(dir_okay=False, path_type=Path),
         help="The simulated TEE's key.  [default: one of your own, made when first needed]",
     )(function)
+
+
+def service_options(function: _F) -> _F:
+    """Where services and the cache are: gives the command ``place``, a `Place`."""
+    return _placed(function, flags=False)
+
+
+def collateral_options(function: _F) -> _F:
+    """``--fetch``, ``--offline``, ``--bundle-key``, and where services and the cache are.
+
+    Gives the command ``place``, a `casemate.project.collateral.Place`, and ``bundle_key``.
+    """
+    keyed = click.option(
+        "--bundle-key",
+        type=click.Path(dir_okay=False, path_type=Path),
+        multiple=True,
+        help="Take collateral bundles of this public key alone; may be given several times.",
+    )(function)
+    return _placed(keyed, flags=True)
+
+
+def _placed(function: _F, *, flags: bool) -> _F:
+    @functools.wraps(function)
+    def placed(*args: Any, **options: Any) -> Any:
+        from casemate.collateral.wanted import Services  # not for commands without collateral
+        from casemate.project.collateral import Place
+
+        named = {name: options.pop(name) for name in _SERVICES}
+        fetch, offline = options.pop("fetch", not flags), options.pop("offline", False)
+        if fetch and offline:
+            raise click.UsageError("--fetch and --offline exclude each other")
+        place = Place(
+            folder=options.pop("collateral_cache"),
+            services=Services(**{name: value for name, value in named.items() if value}),
+            tls_ca=options.pop("tls_ca"),
+            fetch=fetch,
+            offline=offline,
+        )
+        return function(*args, place=place, **options)
+
+    decorated: Any = placed
+    for name, whose in reversed(_SERVICES.items()):
+        text = f"Ask {whose} at this address."
+        decorated = click.option(f"--{name}", metavar="URL", help=text)(decorated)
+    decorated = click.option(
+        "--tls-ca",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Whose certificates services may have (PEM).  [default: the system's]",
+    )(decorated)
+    decorated = click.option(
+        "--collateral-cache",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="The folder where collateral is kept.  [default: the user's own]",
+    )(decorated)
+    if flags:
+        for name, text in reversed(_FLAGS.items()):
+            decorated = click.option(f"--{name}", is_flag=True, help=text)(decorated)
+    return cast("_F", decorated)
+
+
+_SERVICES = {
+    "pccs": "Intel's PCS, or a PCCS,",
+    "kds": "AMD's KDS",
+    "rim": "NVIDIA's RIM service",
+    "ocsp": "NVIDIA's OCSP responder",
+}
+_FLAGS = {
+    "fetch": "Fetch what is missing from the vendors' services, through the cache.",
+    "offline": "Take what is missing from the cache, and ask nobody.",
+}

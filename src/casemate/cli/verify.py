@@ -8,18 +8,19 @@ from pathlib import Path
 
 import click
 
-from casemate.cli.options import TIME
+from casemate.cli.options import TIME, collateral_options
 from casemate.encoding import decode_hex
 from casemate.errors.render import render_error
 from casemate.evidence import Tee
 from casemate.evidence.detect import RATLS
 from casemate.policy.constraint import show
+from casemate.project.collateral import Place
 from casemate.project.files import read_file
 from casemate.project.results import issue_result
 from casemate.project.verification import Expected, Outcome, Verification, as_one
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
-_KINDS = ["auto", *(tee.value for tee in Tee if tee is not Tee.IDENTITY_KEY), RATLS]
+KINDS = ["auto", *(tee.value for tee in Tee if tee is not Tee.IDENTITY_KEY), RATLS]
 
 
 @click.command(
@@ -28,13 +29,14 @@ _KINDS = ["auto", *(tee.value for tee in Tee if tee is not Tee.IDENTITY_KEY), RA
 )
 @click.argument("evidence", type=_FILE, nargs=-1, required=True)
 @click.option(
-    "--tee", type=click.Choice(_KINDS), default="auto", show_default=True, help="What it is."
+    "--tee", type=click.Choice(KINDS), default="auto", show_default=True, help="What it is."
 )
 @click.option(
     "--endorsements", type=_FILE, multiple=True,
-    help="Certificates, revocation lists, keys (PEM, DER, JWK, JWKS), DCAP collateral (JSON), "
-    "manifests (XML); may be given several times, in any order.",
+    help="Certificates, revocation lists, keys (PEM, DER, JWK, JWKS), OCSP responses, DCAP "
+    "collateral (JSON), manifests (XML), bundles; may be given several times, in any order.",
 )  # fmt: skip
+@collateral_options
 @click.option("--eventlog", type=_FILE, help="Hold this event log against the registers.")
 @click.option("--nonce", metavar="HEX", help="What the evidence must have been made for.")
 @click.option("--report-data", metavar="HEX", help="What it must bind; zeros may follow.")
@@ -53,6 +55,8 @@ def command(
     evidence: tuple[Path, ...],
     tee: str,
     endorsements: tuple[Path, ...],
+    bundle_key: tuple[Path, ...],
+    place: Place,
     eventlog: Path | None,
     nonce: str | None,
     report_data: str | None,
@@ -78,6 +82,8 @@ def command(
     verification = Verification.load(
         tee=None if tee == "auto" else tee,
         endorsements=(*endorsements, *verifier_key),
+        bundle_keys=bundle_key,
+        place=place,
         eventlog=eventlog,
         at=at or datetime.datetime.now(datetime.UTC),
         expected=Expected(

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from casemate.collateral.wanted import Parts, Services, part, revocation_list, root_of
-from casemate.collateral.web import Web
 from casemate.endorsements.certificates import load_certificate, load_certificates
 from casemate.evidence.snp import TcbVersion
 from casemate.verify.collateral import Validity, check_revocation_list
 from casemate.verify.collateral_amd import check_amd_issuers, check_vcek
 from casemate.verify.roots import VendorRoots
+
+if TYPE_CHECKING:
+    from casemate.collateral.web import Web
 
 _NAMES = {
     "fmc": "fmcSPL",

@@ -25,15 +25,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from casemate.collateral.bundle import Bundle, Entry
 from casemate.collateral.gather import Part
 from casemate.collateral.names import wanted_of
-from casemate.collateral.wanted import VENDOR_SERVICES, Parts, Services, Wanted
-from casemate.collateral.web import Web, host_of
+from casemate.collateral.wanted import VENDOR_SERVICES, Parts, Services, Wanted, host_of
 from casemate.encoding import MapReader, decode_cbor, encode_cbor
 from casemate.errors import CasemateError, MalformedError, UnavailableError, UsageError
+from casemate.types import sha256
 from casemate.verify.collateral import Validity
 from casemate.verify.roots import VENDOR_ROOTS, VendorRoots
+
+if TYPE_CHECKING:
+    from casemate.collateral.web import Web
 
 _VERSION = 1
 _MAX_ENTRY = 10 << 20
@@ -63,6 +68,21 @@ class Listed:
     asked: datetime.datetime | None
     validity: Validity | None
     state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What became of a part of a bundle.
+
+    Args:
+        name: of the part.
+        until: when it ends; None where it wasn't taken.
+        error: why not.
+    """
+
+    name: str
+    until: datetime.datetime | None
+    error: CasemateError | None
 
 
 def cache_folder() -> Path:
@@ -147,6 +167,39 @@ class CollateralCache:
         with self._locked(wanted, _LOCK_SECONDS):
             return self._keep(wanted, parts, asked=asked)
 
+    def take_bundle(self, bundle: Bundle) -> tuple[Taken, ...]:
+        """Store what a bundle carries (specs/collateral-bundle.md, invariants 4 and 5).
+
+        Args:
+            bundle: opened, of a key that the user named.
+
+        Returns:
+            For each part whether it was taken; what isn't good now, or older than what is here, is
+            left out.
+
+        Raises:
+            UnavailableError: ``bundle.rollback``.
+            UsageError: ``collateral.cache``.
+        """
+        marker = self._folder / f"bundle-{sha256(bundle.key)}.created"
+        created = int(bundle.created.timestamp())
+        try:
+            last = int(marker.read_text()[:20])
+        except (OSError, ValueError):
+            last = created
+        if created < last:
+            raise UnavailableError(
+                "bundle.rollback",
+                "a newer bundle of this key was taken before",
+                field="created",
+                expected=f"{datetime.datetime.fromtimestamp(last, datetime.UTC).isoformat()} or "
+                "later",
+                got=bundle.created.isoformat(),
+                remedy="Bring the newest bundle.",
+            )
+        self._replace(marker, str(created).encode())
+        return tuple(self._take(entry) for entry in bundle.entries.values())
+
     def entries(self) -> tuple[Listed, ...]:
         """Every entry."""
         now = self._clock()
@@ -177,6 +230,19 @@ class CollateralCache:
             if good is None:
                 raise
             return good
+
+    def _take(self, entry: Entry) -> Taken:
+        wanted = wanted_of(entry.name, entry.parts)
+        here = self._stored(wanted, None)
+        if here is not None and here.parts == entry.parts:
+            return Taken(name=entry.name, until=here.validity.end, error=None)
+        try:
+            part = self.put(wanted, entry.parts, asked=entry.asked)
+        except UsageError:
+            raise
+        except CasemateError as error:
+            return Taken(name=entry.name, until=None, error=error)
+        return Taken(name=entry.name, until=part.validity.end, error=None)
 
     def _fetched(self, wanted: Wanted, web: Web, found: Part | None) -> Part:
         try:
@@ -256,6 +322,9 @@ class CollateralCache:
                 "parts": dict(part.parts),
             }
         )
+        self._replace(self._path(part.wanted), data)
+
+    def _replace(self, path: Path, data: bytes) -> None:
         try:
             descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=".new-")
             try:
@@ -263,7 +332,7 @@ class CollateralCache:
                     file.write(data)
                     file.flush()
                     os.fsync(descriptor)
-                Path(name).replace(self._path(part.wanted))
+                Path(name).replace(path)
             except BaseException:
                 Path(name).unlink(missing_ok=True)
                 raise
@@ -289,7 +358,8 @@ class CollateralCache:
             _take(descriptor, wanted, patience)
             stamp = os.fstat(descriptor)
             yield stamp.st_mtime if stamp.st_size else 0.0
-            os.pwrite(descriptor, b"1", 0)
+            with contextlib.suppress(OSError):  # a full disk: then somebody asks once too often
+                os.pwrite(descriptor, b"1", 0)
         finally:
             os.close(descriptor)
 

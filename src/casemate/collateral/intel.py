@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from casemate.collateral.wanted import (
     INTEL_PCS,
@@ -21,7 +22,6 @@ from casemate.collateral.wanted import (
     revocation_list,
     root_of,
 )
-from casemate.collateral.web import Web
 from casemate.endorsements.certificates import load_certificates
 from casemate.endorsements.dcap import DcapCollateral, parse_dcap_collateral
 from casemate.types import Sha256, sha256
@@ -33,6 +33,9 @@ from casemate.verify.collateral import (
     split_intel_document,
 )
 from casemate.verify.roots import INTEL_SGX_ROOT, VendorRoots
+
+if TYPE_CHECKING:
+    from casemate.collateral.web import Web
 
 _ROOT_CRL = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
 _TAIL = re.compile(r"(?:/(?:sgx|tdx)/certification/v[0-9])?/*\Z")

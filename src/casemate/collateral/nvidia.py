@@ -13,14 +13,14 @@ import binascii
 import datetime
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from casemate.collateral.wanted import Parts, Services, part, unexpected
-from casemate.collateral.web import MAX_BODY, Web
+from casemate.collateral.wanted import MAX_BODY, Parts, Services, part, unexpected
 from casemate.encoding import MapReader, decode_json
 from casemate.endorsements.certificates import load_certificates
 from casemate.errors import MalformedError
@@ -29,6 +29,9 @@ from casemate.verify.chain import fingerprint
 from casemate.verify.collateral import Validity
 from casemate.verify.collateral_nvidia import check_manifest, check_status
 from casemate.verify.roots import VendorRoots
+
+if TYPE_CHECKING:
+    from casemate.collateral.web import Web
 
 _DRIVER = re.compile(r"NV_GPU_DRIVER_([A-Z0-9]{2,8})_([0-9A-Za-z.]{1,32})")
 _VBIOS = re.compile(r"NV_GPU_VBIOS_(?:[A-Z0-9]{1,16}_){3}([0-9A-F]{10})")

@@ -10,20 +10,24 @@ import datetime
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
-from urllib.parse import unquote_to_bytes
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from casemate.collateral.web import Answer, Web
 from casemate.endorsements.certificates import load_certificates, load_revocation_lists
 from casemate.errors import MalformedError
 from casemate.verify.collateral import Validity
 from casemate.verify.roots import VendorRoots
 
+if TYPE_CHECKING:
+    from casemate.collateral.web import Answer, Web
+
 Parts: TypeAlias = Mapping[str, bytes]
 """What came, by name: ``body``, and ``chain`` where certificates came with it."""
 
+MAX_BODY = 4 << 20
+"""Largest answer that is taken, in bytes."""
 INTEL_PCS = "https://api.trustedservices.intel.com"
 AMD_KDS = "https://kdsintf.amd.com"
 NVIDIA_RIM = "https://rim.attestation.nvidia.com"
@@ -119,6 +123,11 @@ def header(answer: Answer, *names: str) -> bytes:
         if name in answer.headers:
             return unquote_to_bytes(answer.headers[name])
     raise unexpected("headers", " or ".join(names), ", ".join(answer.headers))
+
+
+def host_of(url: str) -> str:
+    """Host and port of an address, for messages."""
+    return urlsplit(url).netloc or url[:80]
 
 
 def root_of(chain: bytes) -> bytes:

@@ -34,9 +34,9 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from casemate.collateral.wanted import MAX_BODY, host_of
 from casemate.errors import UnavailableError, UsageError
 
-MAX_BODY = 4 << 20
 _AGAIN = frozenset((429, 500, 502, 503, 504))
 _PIECE = 1 << 16
 _CONNECT_SECONDS = 5.0
@@ -254,11 +254,6 @@ class _PlainPool(HTTPConnectionPool):
 
 class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _Tls
-
-
-def host_of(url: str) -> str:
-    """Host and port, for messages."""
-    return urllib3.util.parse_url(url).netloc or url[:80]
 
 
 def _shut(connected: socket.socket) -> None:

@@ -34,8 +34,15 @@ def make_identity_key() -> tuple[Secret, bytes]:
     return Secret(private), public
 
 
-def load_public_key(path: Path) -> bytes:
-    """Read the public key of a peer's identity key: DER SubjectPublicKeyInfo.
+def load_public_key(
+    path: Path, *, code: str = "contract.broker-key", field: str = "broker.key-file"
+) -> bytes:
+    """Read the public key of an identity key: DER SubjectPublicKeyInfo.
+
+    Args:
+        path: its file.
+        code: of the error.
+        field: what the user calls it.
 
     Raises:
         UsageError: it can't be read, or holds something else.
@@ -45,18 +52,18 @@ def load_public_key(path: Path) -> bytes:
         key = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise UsageError(
-            "contract.broker-key",
-            f"{path} can't be read as the broker's public key",
-            field="broker.key-file",
+            code,
+            f"{path} can't be read as a public key",
+            field=field,
             expected="an Ed25519 public key in PEM",
             got=error.strerror or str(error) if isinstance(error, OSError) else "something else",
             remedy=remedy,
         ) from error
     if not isinstance(key, Ed25519PublicKey):
         raise UsageError(
-            "contract.broker-key",
+            code,
             f"{path} holds a key of another kind",
-            field="broker.key-file",
+            field=field,
             expected="an Ed25519 public key in PEM",
             got=type(key).__name__,
             remedy=remedy,

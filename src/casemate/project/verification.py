@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from casemate.endorsements.collection import Endorsements, sort_endorsements
+from casemate.endorsements.collection import Endorsements
 from casemate.errors import (
     CasemateError,
     NotAcceptableError,
@@ -19,6 +19,7 @@ from casemate.evidence.detect import detect, unwrap
 from casemate.evidence.ear import Status
 from casemate.evidence.eventlog import LoggedEvent, parse_event_log
 from casemate.policy import AppraisedReport, PolicyDocument, appraise
+from casemate.project.collateral import NOWHERE, Place, load_given
 from casemate.project.files import read_file, read_text
 from casemate.verify.anything import verify_anything
 from casemate.verify.checks import Check, CheckList
@@ -95,6 +96,7 @@ class Verification:
         at: the time at which all must be valid.
         expected: what evidence must bind.
         policy: the policy document, if any.
+        complete: adds to the endorsements what evidence of a kind needs, from bundles or services.
     """
 
     tee: str | None
@@ -103,6 +105,7 @@ class Verification:
     at: datetime.datetime
     expected: Expected
     policy: PolicyDocument | None
+    complete: Callable[[str, bytes], Endorsements] | None = None
 
     @classmethod
     def load(
@@ -113,12 +116,16 @@ class Verification:
         eventlog: Path | None,
         at: datetime.datetime,
         expected: Expected,
+        bundle_keys: Sequence[Path] = (),
+        place: Place = NOWHERE,
     ) -> Verification:
         """Read the files.
 
         Args:
-            endorsements: files, in any order.
+            endorsements: files, bundles among them, in any order.
             eventlog: a log's file.
+            bundle_keys: public keys of whose bundles are taken; anybody's without.
+            place: where what is missing is had from.
 
         Raises:
             UsageError: a file can't be read.
@@ -126,13 +133,15 @@ class Verification:
         """
         log = read_file(eventlog, field="--eventlog") if eventlog is not None else None
         policy = expected.policy
+        given = load_given(endorsements, bundle_keys=bundle_keys, at=at)
         return cls(
             tee=tee,
-            endorsements=load_endorsements(endorsements),
+            endorsements=given.endorsements,
             eventlog=tuple(parse_event_log(log)) if log is not None else None,
             at=at,
             expected=expected,
             policy=PolicyDocument.parse(read_text(policy, field="--policy")) if policy else None,
+            complete=given.completion(place, lambda: at),
         )
 
     def verify(self, data: bytes) -> Outcome:
@@ -148,10 +157,14 @@ class Verification:
         kind = self.tee
         try:
             kind = kind or detect(data)
+            endorsements = self.endorsements
+            if self.complete is not None:
+                with checks.check("collateral", "what the vendor says now is at hand"):
+                    endorsements = self.complete(kind, data)
             report = verify_anything(
                 kind,
                 data,
-                endorsements=self.endorsements,
+                endorsements=endorsements,
                 at=self.at,
                 eventlog=self.eventlog,
                 development_roots=self.policy.trust_anchors().development_roots
@@ -183,17 +196,6 @@ class Verification:
             report=report,
             appraised=verdict if isinstance(verdict, AppraisedReport) else None,
         )
-
-
-def load_endorsements(files: Sequence[Path]) -> Endorsements:
-    """Read endorsements of any kind, in any order.
-
-    Raises:
-        UsageError, MalformedError: one can't be read, or isn't any that is known.
-    """
-    return sort_endorsements(
-        [(str(path), read_file(path, field="--endorsements")) for path in files]
-    )
 
 
 def as_one(outcomes: Mapping[str, Outcome]) -> dict[str, object]:

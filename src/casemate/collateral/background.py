@@ -1,0 +1,213 @@
+"""What a long-lived verifier knows of hardware: from its cache at once, from services beside.
+
+Evidence comes from strangers, while a connection waits. So:
+
+ 1. What is in the cache and good is used at once. What is due is asked for again beside that.
+ 2. What isn't there is asked for by threads of its own. Who needs it waits a few seconds, no more
+    than two at a time; then "can't be told now", and the question goes on, so that the next attempt
+    finds the answer.
+ 3. What nobody could say is not asked again for half a minute.
+ 4. So many questions may be open; further ones are refused. Who sends evidence of platforms that
+    don't exist keeps nobody out whose platform is known.
+ 5. Every ten minutes what the cache holds is looked through, and what is due is fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, replace
+
+from casemate.collateral.cache import CollateralCache
+from casemate.collateral.gather import Part, Store, assemble, collect
+from casemate.collateral.wanted import Wanted
+from casemate.endorsements.collection import Endorsements, sort_endorsements
+from casemate.errors import CasemateError, UnavailableError
+from casemate.evidence import Evidence
+from casemate.verify import Known
+
+_THREADS = 2
+_MAX_OPEN = 16
+_MAX_REMEMBERED = 256
+_MAX_WAITING = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long is waited for what.
+
+    Args:
+        answer: whoever needs a part waits so many seconds for it.
+        failure: a part that couldn't be had isn't asked for again so many seconds.
+        round: seconds between two looks through the cache.
+    """
+
+    answer: float = 4.0
+    failure: float = 30.0
+    round: float = 600.0
+
+
+_PATIENCE = Patience()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Question:
+    future: Future[Part]
+    failed: float | None = None
+
+
+class BackgroundCollateral:
+    """A verifier's knowledge, for `casemate.channel.ChannelParty`; a context manager.
+
+    Args:
+        cache: what is kept, and who is asked.
+        given: of files; what they say isn't asked for.
+        stores: bundles.
+        clock: the time.
+        patience: how long is waited.
+        warn: told in a sentence what couldn't be fetched; from any thread.
+    """
+
+    def __init__(
+        self,
+        cache: CollateralCache,
+        *,
+        given: Endorsements,
+        stores: Sequence[Store] = (),
+        clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+        patience: Patience = _PATIENCE,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._cache = cache
+        self._given = given
+        self._stores = tuple(stores)
+        self._clock = clock
+        self._patience = patience
+        self._warn = warn
+        self._lock = threading.Lock()
+        self._questions: dict[str, _Question] = {}
+        self._queue: queue.SimpleQueue[Wanted] = queue.SimpleQueue()
+        self._waiting = threading.Semaphore(_MAX_WAITING)
+        self._stopped = threading.Event()
+        # Threads of services that don't answer must not hold up the program's end.
+        self._threads = [
+            threading.Thread(target=target, name="casemate-collateral", daemon=True)
+            for target in (*(self._answer,) * _THREADS, self._look_through)
+        ]
+
+    def __enter__(self) -> BackgroundCollateral:  # noqa: PYI034  the class isn't for subclasses
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+
+    def __call__(self, evidence: Evidence) -> Known:
+        """What evidence is held against, now.
+
+        Raises:
+            MalformedError: the evidence can't be read.
+            UnavailableError: ``collateral.*``.
+        """
+        sent = sort_endorsements(
+            (f"endorsements[{number}]", item) for number, item in enumerate(evidence.endorsements)
+        )
+        # What was sent spares a question; whether it counts is the verifier's matter.
+        have = replace(self._given, certificates=(*sent.certificates, *self._given.certificates))
+        parts = collect(evidence.tee, evidence.data, given=have, stores=self._stores, source=self)
+        return Known(at=self._clock(), endorsements=assemble(parts, given=self._given))
+
+    def get(self, wanted: Wanted) -> Part:
+        """A part that is good now (`casemate.collateral.gather.Source`).
+
+        Raises:
+            UnavailableError: ``collateral.*``.
+        """
+        found = self._cache.look(wanted)
+        if found is not None:
+            if self._cache.is_due(found):
+                with contextlib.suppress(UnavailableError):
+                    self._ask(wanted)
+            return found
+        future = self._ask(wanted)
+        if future.done():
+            return future.result()
+        if not self._waiting.acquire(blocking=False):
+            raise _pending(wanted)
+        try:
+            return future.result(timeout=self._patience.answer)
+        except FutureTimeoutError as error:
+            raise _pending(wanted) from error
+        finally:
+            self._waiting.release()
+
+    def _ask(self, wanted: Wanted) -> Future[Part]:
+        now = time.monotonic()
+        with self._lock:
+            question = self._questions.get(wanted.name)
+            if question is not None and question.failed is not None:
+                if now - question.failed < self._patience.failure:
+                    return question.future
+                question = None
+            if question is not None:
+                return question.future
+            for name, each in list(self._questions.items()):
+                if each.failed is not None and now - each.failed >= self._patience.failure:
+                    del self._questions[name]
+            still_open = sum(each.failed is None for each in self._questions.values())
+            if still_open >= _MAX_OPEN or len(self._questions) >= _MAX_REMEMBERED:
+                raise _pending(wanted)
+            future: Future[Part] = Future()
+            self._questions[wanted.name] = _Question(future=future)
+        self._queue.put(wanted)
+        return future
+
+    def _answer(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                wanted = self._queue.get(timeout=1.0)
+            except queue.Empty:
+                continue
+            self._answer_one(wanted)
+
+    def _answer_one(self, wanted: Wanted) -> None:
+        try:
+            part = self._cache.get(wanted)
+        except CasemateError as error:
+            self._warn(f"{error.message} [{error.code}]")
+            with self._lock:
+                question = self._questions[wanted.name]
+                question.failed = time.monotonic()
+            question.future.set_exception(error)
+            return
+        if part.warning is not None:
+            self._warn(f"{wanted.name} couldn't be fetched again: {part.warning}")
+        with self._lock:
+            question = self._questions.pop(wanted.name)
+        question.future.set_result(part)
+
+    def _look_through(self) -> None:
+        while not self._stopped.is_set():
+            for part in self._cache.parts():
+                if self._cache.is_due(part):
+                    with contextlib.suppress(UnavailableError):
+                        self._ask(part.wanted)
+            self._stopped.wait(self._patience.round)
+
+
+def _pending(wanted: Wanted) -> UnavailableError:
+    return UnavailableError(
+        "collateral.pending",
+        "what the vendor says of the platform is being asked for",
+        field=wanted.name,
+        expected="an answer of its service",
+        got="none yet",
+        remedy="Try again in a few seconds.",
+    )

@@ -1,0 +1,154 @@
+"""What a broker knows of hardware: at once what it has, soon what it lacks, and never for long."""
+
+import os
+import threading
+import time
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from casemate.collateral.background import BackgroundCollateral, Patience
+from casemate.collateral.cache import CollateralCache
+from casemate.collateral.wanted import Services
+from casemate.collateral.web import Web
+from casemate.endorsements.collection import Endorsements
+from casemate.errors import UnavailableError
+from casemate.evidence import Evidence, Tee
+from casemate.verify import TrustAnchors, verify_evidence
+from casemate.verify.chain import fingerprint
+from casemate.verify.roots import VendorRoots
+from casemate_testkit.pki import DAY, NOW
+from casemate_testkit.services.kds import FakeKds
+from casemate_testkit.services.web import Fault
+from casemate_testkit.snp import SnpPlatform
+
+MACHINE = SnpPlatform()
+ROOTS = VendorRoots(amd={"Milan": fingerprint(MACHINE.ark.certificate)})
+ANCHORS = TrustAnchors(vendors=ROOTS)
+EVIDENCE = Evidence(tee=Tee.SNP, data=MACHINE.report())
+QUICK = Patience(answer=0.5, failure=0.3, round=0.1)
+
+
+@pytest.fixture
+def kds():
+    with FakeKds(MACHINE) as running:
+        yield running
+
+
+@pytest.fixture
+def clock():
+    return [NOW]
+
+
+@pytest.fixture
+def warnings():
+    return []
+
+
+@pytest.fixture
+def known(tmp_path, kds, clock, warnings):
+    cache = CollateralCache(
+        tmp_path, web=Web(seconds=3, patience=3, attempts=1), services=Services(kds=kds.url),
+        roots=ROOTS, clock=lambda: clock[0],
+    )  # fmt: skip
+    with BackgroundCollateral(
+        cache, given=Endorsements(), clock=lambda: clock[0], patience=QUICK, warn=warnings.append
+    ) as background:
+        background.cache = cache
+        yield background
+
+
+def refusal(known, evidence=EVIDENCE):
+    with pytest.raises(UnavailableError) as caught:
+        known(evidence)
+    return caught.value.code
+
+
+def until(true):
+    end = time.monotonic() + 10
+    while not true() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert true()
+
+
+def test_what_a_vendor_says_lets_evidence_be_verified(known):
+    report = verify_evidence(EVIDENCE, anchors=ANCHORS, known=known(EVIDENCE))
+    assert report.claims["revocation"] == "checked"
+
+
+def test_what_was_sent_along_isnt_asked_for(known, kds):
+    sent = tuple(each.public_bytes(Encoding.DER) for each in MACHINE.certificates)
+    evidence = Evidence(tee=Tee.SNP, data=MACHINE.report(), endorsements=sent)
+    found = known(evidence)
+    assert found.endorsements.certificates == ()
+    assert all(question.endswith(("/crl", "/cert_chain")) for question in kds.seen)
+    assert verify_evidence(evidence, anchors=ANCHORS, known=found)
+
+
+def test_a_slow_service_holds_nobody_up_and_the_next_attempt_finds_the_answer(known, kds):
+    kds.delay = 0.8
+    start = time.monotonic()
+    assert refusal(known) == "collateral.pending"
+    assert time.monotonic() - start < 0.8
+    until(lambda: not known._questions)
+    kds.delay = 0
+    assert known(EVIDENCE)
+
+
+def test_what_nobody_could_say_isnt_asked_again_at_once(known, kds, warnings):
+    kds.fault = Fault.OUTAGE
+    assert refusal(known) == "collateral.unreachable"
+    asked = len(kds.seen)
+    assert refusal(known) == "collateral.unreachable"
+    assert len(kds.seen) == asked
+    assert "collateral.unreachable" in warnings[0]
+    kds.fault = None
+    time.sleep(QUICK.failure)
+    assert known(EVIDENCE)
+
+
+def test_strangers_platforms_keep_nobody_out_whose_platform_is_known(known, kds):
+    known(EVIDENCE)
+    kds.fault = Fault.HANG
+    strangers = [
+        Evidence(tee=Tee.SNP, data=MACHINE.report(x1a0=bytes((number,)) * 64))
+        for number in range(1, 41)
+    ]
+    refused = []
+    threads = [
+        threading.Thread(target=lambda each=each: refused.append(refusal(known, each)))
+        for each in strangers
+    ]
+    start = time.monotonic()
+    for thread in threads:
+        thread.start()
+    assert known(EVIDENCE)
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - start < 3
+    assert set(refused) == {"collateral.pending"}
+    assert len(known._questions) <= 16
+    assert len(kds.seen) <= 8
+
+
+def test_what_is_due_is_fetched_beside(known, kds, clock):
+    known(EVIDENCE)
+    (crl,) = [part for part in known.cache.parts() if "crl" in part.wanted.name]
+    kds.lists_start, kds.lists_end = NOW + DAY, NOW + 60 * DAY
+    for each in known.cache._folder.glob("*.lock"):
+        os.utime(each, (0, 0))  # the last question lies back, as it does for the clock
+    clock[0] = crl.validity.end - DAY / 2
+    until(lambda: known.cache.look(crl.wanted).validity.end == NOW + 60 * DAY)
+
+
+def test_it_ends_at_once_although_a_service_doesnt_answer(tmp_path, kds):
+    kds.fault = Fault.HANG
+    cache = CollateralCache(
+        tmp_path, web=Web(), services=Services(kds=kds.url), roots=ROOTS, clock=lambda: NOW
+    )
+    start = time.monotonic()
+    with BackgroundCollateral(
+        cache, given=Endorsements(), clock=lambda: NOW, patience=QUICK
+    ) as known:
+        assert refusal(known) == "collateral.pending"
+    assert time.monotonic() - start < 3
