@@ -6,7 +6,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from tests.support.kernels import mounted, needs_fuse
+from tests.support.kernels import mounted, needs_fuse, nothing_at_its_place
 from tests.support.tpms import needs_tpm
 
 from casemate.cli.evidence import command
@@ -80,12 +80,6 @@ def test_a_challenge_is_32_bytes_in_hex(tmp_path, nonce):
         run("--tee", "simulated", "--development-root", tmp_path / "root.pem", "--nonce", nonce)
 
 
-def test_nobody_chooses_the_report_data():
-    result = CliRunner().invoke(command, ["--tee", "simulated", "--report-data", "00" * 64])
-    assert result.exit_code == 2
-    assert "No such option" in result.output
-
-
 @needs_fuse
 def test_what_is_found_is_attested(tmp_path, monkeypatch):
     kernel = TsmFolder("arm_cca_guest", lambda inblob, _: b"token for " + inblob)
@@ -98,11 +92,7 @@ def test_what_is_found_is_attested(tmp_path, monkeypatch):
 
 
 def test_on_a_machine_without_a_tee_it_says_so_and_fails(monkeypatch, tmp_path):
-    for name in ("casemate.tee.tsm.REPORTS", "casemate.tee.gramine.FOLDER"):
-        monkeypatch.setattr(name, tmp_path / "none")
-    monkeypatch.setattr("casemate.tee.tpm_link.DEVICES", (tmp_path / "tpm0",))
-    monkeypatch.setattr("casemate.tee.occlum.DEVICE", str(tmp_path / "sgx"))
-    monkeypatch.setattr("casemate.tee.nitro.DEVICE", str(tmp_path / "nsm"))
+    nothing_at_its_place(monkeypatch, tmp_path)
     with pytest.raises(CasemateError) as caught:
         run()
     assert caught.value.code == "tee.none"

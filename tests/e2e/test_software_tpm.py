@@ -11,38 +11,28 @@ from tests.support.launches import CANARY, busybox_root, launch_site, needs_busy
 from tests.support.tpms import needs_tpm
 from tests.support.trees import directory, file, symlink
 
-from casemate.evidence import Tee
-from casemate.policy import AnyOf, Policy, PolicyDocument, Unchecked
-from casemate.policy.document import Alternative
-from casemate.policy.fields import FIELDS
-from casemate.project.programs import pick_port
-from casemate.tee.tpm import CONTRACT_PCR, TpmQuotes
+from casemate.project.programs import casemate_command, pick_port, run_program
+from casemate.protocol.registers import TPM_PCR
 from casemate.tee.tpm_commands import TpmCommands
 from casemate.tee.tpm_link import open_tpm
-from casemate.types import ReportData, sha256
-from casemate.verify import Known, TrustAnchors, verify_evidence
-from casemate_testkit.pki import NOW
 from casemate_testkit.software_tpm import SoftwareTpm
 
 pytestmark = [needs_busybox, needs_tpm, pytest.mark.e2e]
 
 
-def strict_policy(contract, place) -> PolicyDocument:
-    """Just this attestation key, just these registers, just this contract."""
-    evidence = TpmQuotes(place).attest(ReportData(bytes(64)))
-    now = verify_evidence(evidence, anchors=TrustAnchors(), known=Known(at=NOW)).claims
-    digest = contract.digest()
-    names = ("ak", "pcr_bank", "pcr_selection", *(f"pcr{number}" for number in range(24)))
-    pinned = {name: now[name] for name in names}
-    pinned["launch"] = bytes(digest)
-    pinned[f"pcr{CONTRACT_PCR}"] = bytes(sha256(bytes(32) + sha256(digest)))
-    constraints = {each.name: Unchecked("it varies") for each in FIELDS[Tee.TPM]}
-    constraints |= {name: AnyOf((value,)) for name, value in pinned.items()}
-    alternative = Alternative(tee=Tee.TPM, constraints=constraints)
-    return PolicyDocument(
-        policies={"launcher": Policy(name="launcher", alternatives=(alternative,))},
-        secrets=dict.fromkeys(contract.secret_names, ("launcher",)),
+def strict_policy(site, tpm, target) -> None:
+    """The policy that evidence of this TPM gives, for the site's contract."""
+    made = casemate_command(
+        "evidence", "--tee", "tpm", "--tee-device", tpm.place, "--output", str(target)
     )
+    assert run_program(made).status == 0
+    policy = site.folder / "policy.toml"
+    policy.unlink()
+    derived = casemate_command(
+        "policy", "new", "--from", str(target), str(site.contract_file), str(policy)
+    )
+    done = run_program(derived)
+    assert done.status == 0, done.stderr
 
 
 @contextmanager
@@ -53,8 +43,7 @@ def site_with_tpm(tmp_path, argv, **options):
         SoftwareTpm(tmp_path / "tpm") as tpm,
         launch_site(tmp_path / "site", argv, **options) as site,
     ):
-        policy = strict_policy(site.contract, tpm.place)
-        (site.folder / "policy.toml").write_text(policy.render())
+        strict_policy(site, tpm, tmp_path / "tpm.json")
         site.restart_broker()
         site.tee = options_of(tpm)
         yield tpm, site
@@ -110,7 +99,7 @@ def test_another_contract_gets_nothing(tmp_path):
     with site_with_tpm(tmp_path, SHOW) as (_, site):
         changed = site.changed(argv=("/bin/cat", "/etc/tls.key"))
         assert site.launch(contract=changed).status == 5
-        assert mismatches(site) == {"launch", f"pcr{CONTRACT_PCR}"}
+        assert mismatches(site) == {"launch", f"pcr{TPM_PCR}"}
 
 
 def test_a_machine_without_a_tpm_starts_nothing(tmp_path):

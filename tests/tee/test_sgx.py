@@ -59,16 +59,6 @@ def test_gramines_quote_is_for_our_report_data_and_genuine(tmp_path):
 
 
 @needs_fuse
-def test_a_quote_that_somebody_else_in_the_enclave_had_made_is_not_used(tmp_path):
-    with gramine(tmp_path) as (files, folder):
-        tee = GramineEnclave(folder)
-        files.interferes = lambda: files.write("user_report_data", b"mine!" * 8)
-        with pytest.raises(UnavailableError) as caught:
-            tee.attest(REPORT_DATA)
-    assert caught.value.code == "tee.conflict"
-
-
-@needs_fuse
 def test_threads_of_ours_take_turns(tmp_path):
     got = {}
     with gramine(tmp_path) as (_, folder):
@@ -146,12 +136,6 @@ def test_occlums_failure_is_told():
     with pytest.raises(UnavailableError) as caught:
         OcclumEnclave(OcclumDevice(quote, fails=errno.EIO)).attest(REPORT_DATA)
     assert (caught.value.code, caught.value.got) == ("tee.failed", "EIO")
-
-
-def test_a_quote_for_other_report_data_is_not_used():
-    with pytest.raises(UnavailableError) as caught:
-        OcclumEnclave(OcclumDevice(lambda _: quote(bytes(64)))).attest(REPORT_DATA)
-    assert (caught.value.code, caught.value.field) == ("tee.unexpected", "report data")
 
 
 def test_a_node_that_is_not_there_or_no_device_is_told(tmp_path):

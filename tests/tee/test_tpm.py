@@ -16,8 +16,8 @@ from casemate.errors import CasemateError, NotGenuineError, UnavailableError, Us
 from casemate.evidence import Tee
 from casemate.evidence.tpm_public import DECRYPT, FIXED_TPM, RESTRICTED
 from casemate.project.programs import pick_port
+from casemate.protocol.registers import TPM_PCR
 from casemate.tee.tpm import (
-    CONTRACT_PCR,
     ECC_AK,
     TpmQuotes,
     quote_registers,
@@ -145,9 +145,9 @@ def test_a_key_that_need_not_live_in_a_tpm_gets_no_credential(tpm, change):
 def test_the_contracts_digest_goes_into_the_register_for_applications(tpm):
     quotes, digest = TpmQuotes(tpm.place), sha384(b"a contract")
     for _ in range(2):  # a launch again gives the same
-        assert quotes.extend(digest) == f"pcr{CONTRACT_PCR}"
+        assert quotes.extend(digest) == f"pcr{TPM_PCR}"
         claims = verified(quotes.attest(REPORT_DATA)).claims
-        assert claims[f"pcr{CONTRACT_PCR}"] == sha256(bytes(32) + sha256(digest))
+        assert claims[f"pcr{TPM_PCR}"] == sha256(bytes(32) + sha256(digest))
 
 
 class Restless(TpmCommands):

@@ -105,17 +105,6 @@ def test_a_report_into_which_somebody_else_wrote_is_made_again(tmp_path):
         assert TsmReports(Tee.TDX, reports=reports).attest(REPORT_DATA).data == echo(REPORT_DATA, 0)
 
 
-def test_a_report_into_which_somebody_else_keeps_writing_is_never_used(tmp_path):
-    with guest(tmp_path) as (kernel, reports):
-        # Even the same bytes: that they are ours isn't known.
-        kernel.interferes = lambda folder: kernel.write_inblob(folder, REPORT_DATA)
-        with pytest.raises(UnavailableError) as caught:
-            TsmReports(Tee.TDX, reports=reports).attest(REPORT_DATA)
-    assert caught.value.code == "tee.conflict"
-    assert (caught.value.expected, caught.value.got) == ("1", "2")
-    assert kernel.made == 1 + 5
-
-
 @pytest.mark.parametrize("number", [errno.EBUSY, errno.EWOULDBLOCK])
 def test_a_busy_kernel_is_asked_again_and_not_for_ever(tmp_path, number):
     with guest(tmp_path, fails=[number] * 4) as (_, reports):

@@ -65,6 +65,7 @@ def command(
     place: Place,
     tee: str | None,
     tee_device: str | None,
+    gpus: bool,
     development_root: Path | None,
     audit: Path,
     as_json: bool,
@@ -77,7 +78,9 @@ def command(
     With --fetch it asks vendors' services about launchers' hardware, and keeps that current beside
     its work; with --offline it has what casemate collateral import put into the cache.
     """
-    attester, pin = broker_attester(identity, tee, broker_place(tee_device, development_root))
+    attester, pin = broker_attester(
+        identity, tee, broker_place(tee_device, development_root, gpus=gpus)
+    )
 
     def ready(host: str, port: int) -> None:
         click.echo(f"casemate broker: ready on {host}:{port}; {pin}", err=True)

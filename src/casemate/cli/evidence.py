@@ -40,6 +40,7 @@ _WORDS = {
 def command(
     tee: str | None,
     tee_device: str | None,
+    gpus: bool,
     development_root: Path | None,
     only_list: bool,
     nonce: str | None,
@@ -56,7 +57,9 @@ def command(
     There is no way to choose the report data itself: whoever could would have this machine vouch
     for a key of their own.
     """
-    place = Place(device=tee_device, development_root=development_root, measure=measure_launcher)
+    place = Place(
+        device=tee_device, development_root=development_root, measure=measure_launcher, gpus=gpus
+    )
     name = tee or AUTO
     seen = look(place) if only_list or (name == AUTO and tee_device is None) else ()
     for each in seen:

@@ -94,7 +94,10 @@ def machine_tee_options(function: _F) -> _F:
         metavar="PLACE",
         help="Where it is, if not at its usual place: a folder, a node, a TPM's socket.",
     )
-    return tee(device(_development_root(function)))
+    gpus = click.option(
+        "--gpus", is_flag=True, help="Attest the machine's GPUs along, all of them."
+    )
+    return tee(device(gpus(_development_root(function))))
 
 
 def _development_root(function: _F) -> _F:

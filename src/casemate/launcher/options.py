@@ -33,6 +33,7 @@ class LaunchOptions:
         environment: values for variables that the contract leaves to the host.
         tee: the TEE that the launcher runs in, or ``auto``.
         tee_device: where that is, if not at its usual place.
+        gpus: whether the machine's GPUs are attested along.
         development_root: the simulated TEE's key; None for the user's own.
         endorsements: files of the vendors', for a broker whose evidence is hardware's.
         root: how the workload is parted from the host.
@@ -48,6 +49,7 @@ class LaunchOptions:
     environment: dict[str, str]
     tee: str
     tee_device: str | None
+    gpus: bool
     development_root: Path | None
     endorsements: tuple[Path, ...]
     root: RootChoice
@@ -91,6 +93,7 @@ def parse_options(arguments: list[str]) -> LaunchOptions:
         environment=dict(known.env),
         tee=known.tee,
         tee_device=known.tee_device,
+        gpus=known.gpus,
         development_root=known.development_root,
         endorsements=tuple(known.endorsements),
         root=RootChoice(known.root),
@@ -123,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         "little, the other protects nothing")  # fmt: skip
     add("--tee-device", metavar="PLACE",
         help="where it is, if elsewhere: a folder, a node, a TPM's socket")  # fmt: skip
+    add("--gpus", action="store_true", help="attest the machine's GPUs along, all of them")
     add("--development-root", type=Path, metavar="FILE", help="the simulated TEE's key")
     add("--endorsements", type=Path, action="append", default=[], metavar="FILE",
         help="what the vendors say of a broker's hardware; may be given several times")  # fmt: skip

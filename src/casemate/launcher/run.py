@@ -189,6 +189,7 @@ class _Attesting:
             device=self._options.tee_device,
             development_root=self._options.development_root,
             measure=measure_launcher,
+            gpus=self._options.gpus,
         )
         self._failure = None
         try:

@@ -44,6 +44,7 @@ def policy_from_report(
     pin_machine: bool = False,
     name: str = "launcher",
     secrets: Sequence[str] = (),
+    registers: Mapping[str, Sequence[bytes]] = MappingProxyType({}),
 ) -> PolicyDocument:
     """The strictest policy for what a report is of.
 
@@ -53,6 +54,7 @@ def policy_from_report(
         pin_machine: whether to accept this one machine alone.
         name: of the policy.
         secrets: names of the secrets that it is to release.
+        registers: values of registers that will be others than in the report, by their names.
 
     Raises:
         NotAcceptableError: ``policy.debuggable`` where what it is of can be looked into.
@@ -76,7 +78,11 @@ def policy_from_report(
         claim = (
             bytes(launch) if launch and field.name == "launch" else report.claims.get(field.name)
         )
-        constraints[field.name] = _constraint(field, claim, report.claims, pin_machine=pin_machine)
+        constraints[field.name] = (
+            AnyOf(tuple(registers[field.name]))
+            if field.name in registers
+            else _constraint(field, claim, report.claims, pin_machine=pin_machine)
+        )
         if field.must_check and isinstance(constraints[field.name], Unchecked):
             raise _underivable(report.tee, field.name)
     alternative = Alternative(

@@ -41,6 +41,8 @@ def broker_attester(identity: Path | None, tee: str | None, place: Place) -> tup
     return attester, f"TEE: {name}"
 
 
-def broker_place(device: str | None, development_root: Path | None) -> Place:
+def broker_place(device: str | None, development_root: Path | None, *, gpus: bool) -> Place:
     """Where the broker's TEE is; simulated, it measures the broker."""
-    return Place(device=device, development_root=development_root, measure=measure_broker)
+    return Place(
+        device=device, development_root=development_root, measure=measure_broker, gpus=gpus
+    )

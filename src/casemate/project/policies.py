@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from casemate.endorsements.collection import sort_endorsements
@@ -17,6 +17,7 @@ from casemate.policy.derive import policy_from_report
 from casemate.policy.document import Alternative, Policy
 from casemate.project.files import read_file
 from casemate.protocol.contract import LaunchContract
+from casemate.protocol.registers import registers_after_launch
 from casemate.tee.simulated import SVN, DevelopmentRoot
 from casemate.types import Sha384
 from casemate.verify.anything import verify_anything
@@ -95,9 +96,14 @@ def policy_for_evidence(
     )
     launch = contract.digest() if contract is not None else None
     named = (*(contract.secret_names if contract is not None else ()), *secrets)
+    # The launcher will measure the contract, and what it measured that into is pinned too.
+    registers = registers_after_launch(report.tee, report.claims, launch) if launch else {}
     document = policy_from_report(
-        report, launch=launch, pin_machine=pin_machine, secrets=tuple(dict.fromkeys(named))
-    )
+        report, launch=launch, pin_machine=pin_machine, secrets=tuple(dict.fromkeys(named)),
+        registers=registers,
+    )  # fmt: skip
+    measured = {name: values[-1] for name, values in registers.items()}
+    report = replace(report, claims={**report.claims, **measured})
     mismatches: tuple[Mismatch, ...] = ()
     (policy,) = document.policies.values()
     try:

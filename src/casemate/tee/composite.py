@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from casemate.evidence import Attester, Evidence, Tee
 from casemate.evidence.composite import encode_composite_evidence
-from casemate.types import ReportData
+from casemate.tee.platform import MachineTee
+from casemate.types import ReportData, Sha384
 
 
 class CompositeTee:
@@ -20,8 +21,8 @@ class CompositeTee:
         gpus: one for each GPU.
     """
 
-    def __init__(self, cpu: Attester, gpus: Sequence[Attester]) -> None:
-        self._members = (cpu, *gpus)
+    def __init__(self, cpu: MachineTee, gpus: Sequence[Attester]) -> None:
+        self._cpu, self._members = cpu, (cpu, *gpus)
 
     def attest(self, report_data: ReportData) -> Evidence:
         """Evidence of all of them, or of none.
@@ -31,3 +32,7 @@ class CompositeTee:
         """
         members = [each.attest(report_data) for each in self._members]
         return Evidence(tee=Tee.COMPOSITE, data=encode_composite_evidence(members))
+
+    def extend(self, digest: Sha384) -> str | None:
+        """Extend the CPU's register; GPUs have none for what runs beside them."""
+        return self._cpu.extend(digest)

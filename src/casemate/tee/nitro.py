@@ -12,16 +12,14 @@ import struct
 from casemate.encoding import CborValue, decode_foreign_cbor, encode_cbor
 from casemate.errors import UnavailableError
 from casemate.evidence import Evidence, Tee
+from casemate.protocol.registers import NITRO_PCR, nitro_register
 from casemate.tee.device import Device
 from casemate.tee.faults import failed, unexpected
-from casemate.types import ReportData, Sha384, sha384
+from casemate.types import ReportData, Sha384
 
 NAME = "nitro"
 DEVICE = "/dev/nsm"
 NSM_REQUEST = 0xC0200A00
-CONTRACT_PCR = 16
-"""The first register that an enclave may extend: what the contract's digest goes into."""
-
 _MESSAGE = struct.Struct("=QQQQ")  # address and length of the request, then of the response
 _MAX_REQUEST, _MAX_RESPONSE = 0x1000, 0x3000
 _PCR_SIZE = 48
@@ -60,13 +58,13 @@ class NitroEnclave:
             UnavailableError: ``tee.register-taken`` where it holds something else already;
                 ``tee.*``.
         """
-        name, expected = f"pcr{CONTRACT_PCR}", sha384(bytes(_PCR_SIZE) + digest)
-        found = self._ask("DescribePCR", {"index": CONTRACT_PCR})
+        name, expected = f"pcr{NITRO_PCR}", nitro_register(digest)
+        found = self._ask("DescribePCR", {"index": NITRO_PCR})
         value = self._register(found)
         if not found.get("lock"):
-            extended = self._ask("ExtendPCR", {"index": CONTRACT_PCR, "data": bytes(digest)})
+            extended = self._ask("ExtendPCR", {"index": NITRO_PCR, "data": bytes(digest)})
             value = self._register(extended)
-            self._ask("LockPCR", {"index": CONTRACT_PCR})
+            self._ask("LockPCR", {"index": NITRO_PCR})
         if value != expected:
             raise UnavailableError(
                 "tee.register-taken",

@@ -131,6 +131,16 @@ class NvidiaGpu:
             )  # fmt: skip
 
 
+def every_gpu(library: str | Library = LIBRARY) -> tuple[NvidiaGpu, ...]:
+    """Every GPU that the machine shows: at least one.
+
+    Raises:
+        UsageError: ``tee.absent`` where it shows none.
+    """
+    first = NvidiaGpu(library=library)
+    return (first, *(NvidiaGpu(index, library) for index in range(1, first.count)))
+
+
 def _load(name: str) -> Library:
     try:
         return ctypes.CDLL(name)

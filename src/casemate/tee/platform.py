@@ -48,11 +48,13 @@ class Place:
             node, or a TPM's socket or ``HOST:PORT``.
         development_root: the simulated TEE's key; None for the user's own.
         measure: measures this program, for the simulated TEE.
+        gpus: whether the machine's GPUs are attested along, all of them.
     """
 
     device: str | None = None
     development_root: Path | None = None
     measure: Callable[[], Sha384]
+    gpus: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,8 @@ class Seen:
 
 def open_tee(name: str, place: Place) -> tuple[str, MachineTee]:
     """Open the TEE of a name; with `AUTO`, the first one of `HARDWARE` that is there.
+
+    With GPUs, the machine's are opened too; where it has none, that is as if the TEE was absent.
 
     Returns:
         Its name, and its driver.
@@ -112,7 +116,7 @@ def look(place: Place) -> tuple[Seen, ...]:
     found = []
     for name in (*HARDWARE, TPM):
         try:
-            _open(name, place)
+            _open_cpu(name, place)
         except CasemateError as error:
             found.append(Seen(name=name, found=False, why=error.got or error.message))
         else:
@@ -132,6 +136,16 @@ def _gpus() -> Seen:
 
 
 def _open(name: str, place: Place) -> MachineTee:
+    cpu = _open_cpu(name, place)
+    if not place.gpus:
+        return cpu
+    from casemate.tee.composite import CompositeTee
+    from casemate.tee.nvidia import LIBRARY, every_gpu
+
+    return CompositeTee(cpu, every_gpu(LIBRARY))
+
+
+def _open_cpu(name: str, place: Place) -> MachineTee:
     device = place.device
     match name:
         case Tee.TDX | Tee.SNP | Tee.CCA:

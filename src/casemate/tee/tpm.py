@@ -35,15 +35,13 @@ from casemate.evidence.tpm_public import (
     USER_WITH_AUTH,
     TpmPublic,
 )
+from casemate.protocol.registers import TPM_PCR, tpm_register
 from casemate.tee.faults import failed, unexpected
 from casemate.tee.tpm_commands import ENDORSEMENT, TpmCommands, sized
 from casemate.tee.tpm_link import NAME, open_tpm, tpm_address
 from casemate.types import ReportData, Sha384, sha256
 
 EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
-CONTRACT_PCR = 23
-"""The register for applications. Whoever may use the TPM may reset it, as we do."""
-
 _REGISTERS = range(24)
 _ATTEMPTS = 5
 _MAX_LOG = 1024 * 1024
@@ -201,21 +199,17 @@ def quote_registers(
 
 
 def extend_contract(commands: TpmCommands, digest: Sha384, *, tee: str) -> str:
-    """Reset register 23, then extend it: it becomes SHA-256(32 zeros, then SHA-256(digest)).
+    """Reset the register for applications, then extend it by the SHA-256 of a digest.
 
     Raises:
         UnavailableError: ``tee.unexpected`` where it isn't that afterwards; ``tee.tpm``.
     """
-    value = sha256(digest)
-    commands.reset(CONTRACT_PCR)
-    commands.extend(CONTRACT_PCR, value)
-    got, expected = (
-        commands.read_registers((CONTRACT_PCR,))[CONTRACT_PCR],
-        sha256(bytes(32) + value),
-    )
+    commands.reset(TPM_PCR)
+    commands.extend(TPM_PCR, sha256(digest))
+    got, expected = commands.read_registers((TPM_PCR,))[TPM_PCR], tpm_register(digest)
     if got != expected:
-        raise unexpected(tee, f"pcr{CONTRACT_PCR}", expected.hex(), got.hex())
-    return f"pcr{CONTRACT_PCR}"
+        raise unexpected(tee, f"pcr{TPM_PCR}", expected.hex(), got.hex())
+    return f"pcr{TPM_PCR}"
 
 
 def read_event_log(path: Path = EVENT_LOG) -> bytes | None:

@@ -19,8 +19,9 @@ from typing import Self
 from casemate.errors import UnavailableError, UsageError
 from casemate.evidence import Evidence, Tee
 from casemate.evidence.snp_certificates import parse_certificate_table
+from casemate.protocol.registers import TDX_RTMR, tdx_register
 from casemate.tee.faults import absent, failed, unexpected
-from casemate.types import ReportData, Sha384, sha384
+from casemate.types import ReportData, Sha384
 
 REPORTS = Path("/sys/kernel/config/tsm/report")
 RTMR3 = Path("/sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384")
@@ -146,9 +147,9 @@ def extend_rtmr3(digest: Sha384, register: Path = RTMR3) -> str | None:
         return None
     except OSError as error:
         raise failed(Tee.TDX, "extending RTMR3", error) from error
-    if after != (expected := sha384(before + digest)):
+    if after != (expected := tdx_register(before, digest)):
         raise unexpected(Tee.TDX, "rtmr3", expected.hex(), after.hex())
-    return "rtmr3"
+    return f"rtmr{TDX_RTMR}"
 
 
 class _Folder:
