@@ -15,6 +15,7 @@ OTHERS = [
     "lxml",
     "asn1crypto",
     "dcap_qvl",
+    "cel_expr_python",
 ]
 SCRIPT = f"""
 import sys

@@ -50,13 +50,13 @@ def test_claims_meet_the_policies_and_free_the_secrets_that_they_should(name):
             continue
         with pytest.raises(NotAcceptableError) as caught:
             appraise(policy, report_of(case), launch=launch_of(case), at=at_of(case))
-        assert [
-            (found.where, found.field, found.expected, found.got)
-            for found in caught.value.mismatches
-        ] == [
-            (f"{policy_name}[{item['alternative']}]", item["field"], item["expected"], item["got"])
+        found = caught.value.mismatches
+        assert [(each.where, each.field, each.expected) for each in found] == [
+            (f"{policy_name}[{item['alternative']}]", item["field"], item["expected"])
             for item in outcome
         ]
+        for each, item in zip(found, outcome, strict=True):
+            assert item["got"] in (None, each.got)
     assert [name for name in document.secrets if opens(document, name, appraised)] == (
         case["released"]
     )

@@ -115,6 +115,7 @@ def show(policy: Path, as_json: bool) -> None:
         name: [
             {"tee": each.tee.value}
             | ({"expires": each.expires.isoformat()} if each.expires else {})
+            | ({"condition": each.condition.text} if each.condition else {})
             | {field.name: describe(field, constraint) for field, constraint in each.fields()}
             | {
                 f"gpus.{field.name}": describe(field, constraint)

@@ -101,11 +101,12 @@ def _mismatches(
                 remedy="Add an alternative for this TEE, if it is to be trusted.",
             )
         ]
-    return [
+    found = [
         *_expired(where, alternative, at),
         *_unmet(where, alternative.fields(), claims),
         *_gpus(where, alternative, report.gpus),
     ]
+    return found or _condition(where, alternative, report, claims)
 
 
 def _unmet(
@@ -143,6 +144,29 @@ def _gpus(
     yield from _unmet(where, [(count, wanted)], {count.name: len(gpus)}, "gpus.")
     for number, gpu in enumerate(gpus):
         yield from _unmet(where, fields, gpu.claims, f"gpus[{number}].")
+
+
+def _condition(
+    where: str,
+    alternative: Alternative,
+    report: VerifiedReport,
+    claims: Mapping[str, ClaimValue],
+) -> list[Mismatch]:
+    """Only after all else held: a condition can't make up for anything."""
+    if (condition := alternative.condition) is None:
+        return []
+    outcome = condition.outcome(report.tee, claims, [gpu.claims for gpu in report.gpus])
+    if outcome == "true":
+        return []
+    return [
+        Mismatch(
+            where=where,
+            field="condition",
+            expected=condition.text,
+            got=outcome,
+            remedy="Look at the claims that the condition speaks of, or change it.",
+        )
+    ]
 
 
 def _expired(where: str, alternative: Alternative, at: datetime.datetime | None) -> list[Mismatch]:

@@ -94,7 +94,7 @@ def compare(field: Field, one: Constraint, other: Constraint) -> Verdict:
 
 def covers(wide: Alternative, narrow: Alternative) -> bool:
     """Whether whatever ``narrow`` accepts is accepted by ``wide`` too."""
-    if wide.tee is not narrow.tee or not _lasts(wide, narrow):
+    if wide.tee is not narrow.tee or not _lasts(wide, narrow) or not _asks_less(wide, narrow):
         return False
     if (wide.gpus is None) is not (narrow.gpus is None):
         return False
@@ -143,6 +143,11 @@ def _lasts(wide: Alternative, narrow: Alternative) -> bool:
     if wide.expires is None:
         return True
     return narrow.expires is not None and narrow.expires <= wide.expires
+
+
+def _asks_less(wide: Alternative, narrow: Alternative) -> bool:
+    """Of two conditions that differ, it isn't known which is stricter."""
+    return wide.condition in (None, narrow.condition)
 
 
 def _secrets(
@@ -209,6 +214,14 @@ def _fields(where: str, one: Alternative, other: Alternative) -> list[Difference
         verdict = _verdict(_lasts(other, one), _lasts(one, other))
         found.append(
             Difference(where=where, field="expires", first=ends[0], second=ends[1], verdict=verdict)
+        )
+    if one.condition != other.condition:
+        says = [each.condition.text if each.condition else "none" for each in (one, other)]
+        verdict = _verdict(_asks_less(other, one), _asks_less(one, other))
+        found.append(
+            Difference(
+                where=where, field="condition", first=says[0], second=says[1], verdict=verdict
+            )
         )
     found += _constraints(where, "", one.fields(), other.constraints)
     if one.gpus is not None and other.gpus is not None:

@@ -19,10 +19,11 @@ from casemate.encoding import MapReader
 from casemate.errors import MalformedError
 from casemate.evidence import Tee
 from casemate.evidence.composite import CPU_TEES
+from casemate.policy.condition import Condition
 from casemate.policy.constraint import AnyOf, Constraint, Unchecked, default_constraint
 from casemate.policy.fields import FIELDS, GPU_FIELDS, Field, Kind
 from casemate.policy.known import PUBLIC_SIGNERS
-from casemate.policy.source import parse_constraint, render_constraint
+from casemate.policy.source import parse_constraint, render_constraint, render_value
 from casemate.verify import TrustAnchors
 
 MAX_SIZE = 1024 * 1024
@@ -40,12 +41,14 @@ class Alternative:
         constraints: on each field of that TEE, by name.
         expires: from when on it never holds; None if it doesn't end.
         gpus: on the number of GPUs, and on each field of every one; None where there may be none.
+        condition: what must be true besides; None if nothing.
     """
 
     tee: Tee
     constraints: Mapping[str, Constraint]
     expires: datetime.datetime | None = None
     gpus: Mapping[str, Constraint] | None = None
+    condition: Condition | None = None
 
     def gpu_fields(self) -> Iterator[tuple[Field, Constraint]]:
         """The number of GPUs and every field of them with its constraint; none without GPUs."""
@@ -98,6 +101,7 @@ class PolicyDocument:
 
         Raises:
             MalformedError: with the full name of the offending field.
+            UnavailableError: it has a condition, and no library to judge it with.
         """
         if (size := len(text.encode())) > MAX_SIZE:
             raise _wrong("policy", f"at most {MAX_SIZE} bytes", f"{size}")
@@ -134,6 +138,8 @@ class PolicyDocument:
                 ]
                 if alternative.expires is not None:
                     lines.append(f"expires = {alternative.expires.isoformat()}")
+                if alternative.condition is not None:
+                    lines.append(f"condition = {render_value(alternative.condition.text)}")
                 lines += [
                     f"{field.name} = {{ {render_constraint(constraint)} }}"
                     for field, constraint in alternative.fields()
@@ -188,11 +194,17 @@ def _parse_alternative(table: MapReader) -> Alternative:
     gpus = table.take_optional_map("gpus")
     if gpus is not None and tee not in CPU_TEES:
         raise _wrong(table.name("gpus"), f"GPUs beside {' or '.join(CPU_TEES)}", name)
+    text = table.take_optional("condition", str)
+    condition = None
+    if text is not None:
+        spoken_of = GPU_FIELDS[1:] if gpus is not None else ()
+        condition = Condition.compile(text, FIELDS[tee], spoken_of, where=table.name("condition"))
     return Alternative(
         tee=tee,
         constraints=_parse_fields(table, FIELDS[tee]),
         expires=expires,
         gpus=_parse_fields(gpus, GPU_FIELDS) if gpus is not None else None,
+        condition=condition,
     )
 
 
