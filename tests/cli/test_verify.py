@@ -195,3 +195,19 @@ def test_a_token_of_azure_attestation(tmp_path):
     assert report["claims"]["issuer"] == ISSUER
     _, report = verify(tmp_path / "token.jwt", *at, code=6)
     assert (report["tee"], report["error"]["code"]) == ("maa", "maa.no-keys")
+
+
+def test_what_ends_soon_is_warned_of():
+    quote = FOLDER / "sgx" / "quote_v3.bin"
+    collateral = ("--endorsements", FOLDER / "sgx" / "quote_v3.collateral.json")
+    at = ("--at", "2025-06-20T00:00:00Z")
+    done, report = verify(quote, *collateral, *at, code=0)
+    assert [each["kind"] for each in report["forecast"]] == ["refresh"]
+    assert "WARNING" in done.stderr
+    done, report = verify(quote, *collateral, *at, "--forecast-days", "0", code=0)
+    assert "forecast" not in report
+    document = FOLDER / "nitro" / "document.b64"
+    _, report = verify(document, "--at", "2023-09-18T15:10:00Z", code=0)
+    (found,) = report["forecast"]
+    assert (found["kind"], found["code"]) == ("ends", "nitro.expired")
+    assert found["at"].startswith("2023-09-18T1")

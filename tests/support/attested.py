@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import json
 import threading
@@ -179,6 +180,7 @@ def running_broker(
     port: int = 0,
     endorsements: tuple[Path, ...] = (),
     vendors: VendorRoots = VENDOR_ROOTS,
+    forecast: datetime.timedelta = datetime.timedelta(days=30),
 ) -> Iterator[RunningBroker]:
     """Run a broker while the block runs.
 
@@ -191,6 +193,7 @@ def running_broker(
         limits: of its connections.
         port: where it listens; a free one if not given.
         endorsements, vendors: for launchers on hardware.
+        forecast: how far it looks ahead.
     """
     port = pick_port(port)
     contract = contract or contract_at(port)
@@ -212,6 +215,7 @@ def running_broker(
             limits=limits or Limits(),
             endorsements=endorsements,
             vendors=vendors,
+            forecast=forecast,
         )
         with _serving(config) as stop:
             yield RunningBroker(port, contract, folder / "audit.jsonl", stop)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
-from casemate.errors import Mismatch, NotAcceptableError
+from casemate.errors import CasemateError, Mismatch, NotAcceptableError
 from casemate.policy import AppraisedReport, PolicyDocument, appraise
 from casemate.protocol import VerifiedPeer
+from casemate.verify import Known, VerifiedReport
+from casemate.verify.forecast import Forecast, forecast_end, forecast_recovery
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,11 +21,13 @@ class Admission:
         peer: genuine and bound to its connection.
         appraised: by the name of the policy that holds.
         mismatches: why the other policies don't, for the audit trail.
+        forecast: when that will end, as far as it can be told.
     """
 
     peer: VerifiedPeer
     appraised: Mapping[str, AppraisedReport]
     mismatches: tuple[Mismatch, ...]
+    forecast: tuple[Forecast, ...] = ()
 
 
 class PeerRefusedError(NotAcceptableError):
@@ -66,3 +70,64 @@ def admit(document: PolicyDocument, peer: VerifiedPeer, *, at: datetime.datetime
         appraised=appraised,
         mismatches=tuple(mismatch for error in refusals for mismatch in error.mismatches),
     )
+
+
+def foretell(
+    document: PolicyDocument,
+    admission: Admission,
+    *,
+    at: datetime.datetime,
+    within: datetime.timedelta,
+) -> Admission:
+    """Say when a peer that is admitted now won't be any more, for the same policies.
+
+    Args:
+        document: the policies.
+        admission: of a peer, at that time.
+        at: the time.
+        within: how far to look ahead; nothing is foretold for no time at all.
+
+    Returns:
+        The admission, which doesn't hold on to the evidence any more.
+    """
+    peer = admission.peer
+    again, known = peer.again, peer.known
+    rest = replace(admission, peer=replace(peer, again=None, known=None))
+    if again is None or not within:
+        return rest
+    found: list[Forecast | None] = [
+        forecast_end(
+            lambda moment: _refusal(
+                document, admission, again, replace(known, at=moment) if known else None, moment
+            ),
+            at=at,
+            within=within,
+        )
+    ]
+    if known is not None and known.endorsements.dcap_early is not None:
+        early = replace(known.endorsements, dcap=known.endorsements.dcap_early)
+        try:
+            later = again(replace(known, endorsements=early)).claims
+        except CasemateError:
+            later = None
+        error = _refusal(document, admission, again, replace(known, endorsements=early), at)
+        found.append(forecast_recovery(peer.report.claims, later, error))
+    return replace(rest, forecast=tuple(each for each in found if each is not None))
+
+
+def _refusal(
+    document: PolicyDocument,
+    admission: Admission,
+    again: Callable[[Known | None], VerifiedReport],
+    known: Known | None,
+    at: datetime.datetime,
+) -> CasemateError | None:
+    """Why one of the policies that hold now doesn't hold then; None if all do."""
+    try:
+        report = again(known)
+        for name in admission.appraised:
+            policy = document.policies[name]
+            appraise(policy, report, launch=admission.peer.claims.launch, at=at)
+    except CasemateError as error:
+        return error
+    return None

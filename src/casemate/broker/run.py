@@ -15,7 +15,7 @@ from typing import TextIO
 
 import grpc
 
-from casemate.broker.admission import PeerRefusedError, admit
+from casemate.broker.admission import Admission, PeerRefusedError, admit, foretell
 from casemate.broker.audit import AuditTrail, describe_peer, describe_report
 from casemate.broker.service import KeyBrokerService
 from casemate.broker.store import SecretStore, load_secrets
@@ -27,6 +27,7 @@ from casemate.errors import UsageError
 from casemate.evidence import Attester, Evidence
 from casemate.policy import PolicyDocument
 from casemate.policy.document import MAX_SIZE
+from casemate.protocol import VerifiedPeer
 from casemate.protocol.key_broker import MAX_MESSAGE
 from casemate.verify import Known
 from casemate.verify.roots import VENDOR_ROOTS, VendorRoots
@@ -51,6 +52,7 @@ class BrokerConfig:
             the start.
         knowledge: what such evidence is held against instead, now; may block a few seconds.
         vendors: the vendors' roots; others only in tests with authorities of their own.
+        forecast: how far ahead the trail warns of launchers that won't be accepted any more.
     """
 
     policy: Path
@@ -63,6 +65,7 @@ class BrokerConfig:
     endorsements: tuple[Path, ...] = ()
     knowledge: Callable[[Evidence], Known] | None = None
     vendors: VendorRoots = VENDOR_ROOTS
+    forecast: datetime.timedelta = datetime.timedelta(days=30)
 
 
 def run_broker(config: BrokerConfig, *, on_ready: Callable[[str, int], None]) -> None:
@@ -96,7 +99,7 @@ async def _serve(
                 anchors=replace(document.trust_anchors(), vendors=config.vendors),
                 knowledge=config.knowledge or knowledge_from_files(config.endorsements),
             ),
-            judge=lambda peer: admit(document, peer, at=datetime.datetime.now(datetime.UTC)),
+            judge=lambda peer: _judge(document, peer, within=config.forecast),
             inner=inner,
             on_event=lambda event: _audit_connection(audit, event),
             limits=config.limits,
@@ -113,6 +116,13 @@ async def _serve(
         finally:
             server.stop(grace=_GRACE_SECONDS)
             await endpoint.close()
+
+
+def _judge(
+    document: PolicyDocument, peer: VerifiedPeer, *, within: datetime.timedelta
+) -> Admission:
+    now = datetime.datetime.now(datetime.UTC)
+    return foretell(document, admit(document, peer, at=now), at=now, within=within)
 
 
 def _grpc_server(service: KeyBrokerService, inner: Path) -> grpc.Server:

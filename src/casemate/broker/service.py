@@ -114,4 +114,5 @@ class KeyBrokerService:
             claims=describe_peer(peer.state.peer),
             report=describe_report(peer.state.peer) if error is not None else None,
             error=None if error is None else error.as_dict(),
+            forecast=[each.as_dict() for each in peer.state.forecast] or None,
         )

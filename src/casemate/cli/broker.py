@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 from contextlib import ExitStack
@@ -54,6 +55,11 @@ from casemate.project.collateral import Place, knowledge
     default="-",
     help="Append audit lines (JSON) to this file; - is stderr.  [default: -]",
 )
+@click.option(
+    "--forecast-days", type=click.IntRange(0, 3650), default=30, show_default=True,
+    help="Warn in the audit trail, at a release, if the launcher won't be accepted any more within "
+    "so many days. 0: never.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Say on stdout, as JSON, when it is ready.")
 def command(
     policy: Path,
@@ -68,6 +74,7 @@ def command(
     gpus: bool,
     development_root: Path | None,
     audit: Path,
+    forecast_days: int,
     as_json: bool,
 ) -> None:
     """Hold secrets and release them to attested launchers.
@@ -99,6 +106,7 @@ def command(
             attester=attester,
             audit=stream,
             knowledge=stack.enter_context(knowledge(endorsements, bundle_key, place, warn=_warn)),
+            forecast=datetime.timedelta(days=forecast_days),
         )
         run_broker(config, on_ready=ready)
     click.echo("casemate broker: stopped", err=True)

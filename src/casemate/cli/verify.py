@@ -50,6 +50,10 @@ KINDS = ["auto", *(tee.value for tee in Tee if tee is not Tee.IDENTITY_KEY), RAT
     "--ear", type=_FILE, help="Write what came of it as a signed attestation result (EAR)."
 )
 @click.option("--ear-key", type=_FILE, help="The private key that signs it.")
+@click.option(
+    "--forecast-days", type=click.IntRange(0, 3650), default=30, show_default=True,
+    help="Warn if what passes now won't any more within so many days. 0: don't look ahead.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def command(
     evidence: tuple[Path, ...],
@@ -65,6 +69,7 @@ def command(
     verifier_key: tuple[Path, ...],
     ear: Path | None,
     ear_key: Path | None,
+    forecast_days: int,
     as_json: bool,
 ) -> int:
     """Verify EVIDENCE: a quote, report, document, token, or attested certificate.
@@ -92,9 +97,14 @@ def command(
             policy=policy,
         ),
     )
-    outcomes = {
-        str(path): verification.verify(read_file(path, field="evidence")) for path in evidence
-    }
+    ahead = datetime.timedelta(days=forecast_days)
+    outcomes: dict[str, Outcome] = {}
+    for path in evidence:
+        data = read_file(path, field="evidence")
+        outcome = verification.foretell(data, verification.verify(data), within=ahead)
+        outcomes[str(path)] = outcome
+        for each in outcome.forecast:
+            click.echo(f"casemate verify: WARNING: {path}: {each.what}", err=True)
     if ear is not None and ear_key is not None:
         _issue(next(iter(outcomes.values())), verification, ear_key, ear)
     if as_json:

@@ -38,6 +38,8 @@ class Endorsements:
         certificates: in the order in which they came.
         revocation_lists: of any issuer.
         dcap: Intel's collateral, if any.
+        dcap_early: what Intel published early for the same platforms: a later edition, which isn't
+            judged by, and tells what is to come.
         rims: reference integrity manifests.
         keys: DER SubjectPublicKeyInfo of bare public keys.
         ocsp_responses: of any responder.
@@ -48,6 +50,7 @@ class Endorsements:
     certificates: tuple[x509.Certificate, ...] = ()
     revocation_lists: tuple[x509.CertificateRevocationList, ...] = ()
     dcap: DcapCollateral | None = None
+    dcap_early: DcapCollateral | None = None
     rims: tuple[Rim, ...] = ()
     keys: tuple[bytes, ...] = ()
     ocsp_responses: tuple[OcspResponse, ...] = ()
@@ -73,7 +76,7 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
     responses: list[OcspResponse] = []
     token_keys: list[TokenKey] = []
     activations: list[AkActivation] = []
-    dcap: DcapCollateral | None = None
+    dcap: list[DcapCollateral] = []
     for name, content in files:
         if content.lstrip()[:1] == b"<":
             rims.append(parse_rim(content))
@@ -85,10 +88,8 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
                 token_keys += parse_jwks(value, what=name)
             elif isinstance(value, dict) and MARK in value:
                 activations.append(parse_ak_activation(content))
-            elif dcap is None:
-                dcap = parse_dcap_collateral(content)
             else:
-                raise _unknown(name, "one file of DCAP collateral", "two")
+                dcap.append(parse_dcap_collateral(content))
         elif is_der(content):
             _sort_der(name, content, certificates, lists, keys, responses)
         elif b"-----BEGIN CERTIFICATE-----" in content:
@@ -99,10 +100,12 @@ def sort_endorsements(files: Iterable[tuple[str, bytes]]) -> Endorsements:
             keys.append(_key(name, content))
         else:
             _sort_der(name, content, certificates, lists, keys, responses)
+    standard, early = _editions(dcap)
     return Endorsements(
         certificates=tuple(certificates),
         revocation_lists=tuple(lists),
-        dcap=dcap,
+        dcap=standard,
+        dcap_early=early,
         rims=tuple(rims),
         keys=tuple(keys),
         ocsp_responses=tuple(responses),
@@ -126,6 +129,23 @@ def require_lasting(sent: Endorsements) -> None:
             got="revocation lists, collateral or keys",
             remedy="Send the certificates alone; the verifier fetches the rest itself.",
         )
+
+
+def _editions(
+    collateral: list[DcapCollateral],
+) -> tuple[DcapCollateral | None, DcapCollateral | None]:
+    """The edition to judge by, and a later one of the same platforms, if that came along too."""
+    ordered = sorted(collateral, key=lambda each: each.tcb_evaluation_data_number)
+    if len(ordered) > 1:
+        numbers = {each.tcb_evaluation_data_number for each in ordered}
+        if len(ordered) > 2 or len(numbers) < 2 or ordered[0].platforms != ordered[1].platforms:
+            raise _unknown(
+                "DCAP collateral",
+                "one file, and at most one more with a later edition for the same platforms",
+                f"{len(ordered)} files",
+            )
+    standard, early = (*ordered, None, None)[:2]
+    return standard, early
 
 
 def _sort_der(

@@ -30,6 +30,7 @@ class DcapCollateral:
         valid_until: when the first part of it ends: the least of all "next updates".
         ends_first: which part that is.
         tcb_evaluation_data_number: how new Intel's knowledge in it is.
+        platforms: which it is for: ``SGX`` or ``TDX``, and the FMSPC.
     """
 
     text: str
@@ -37,6 +38,7 @@ class DcapCollateral:
     valid_until: datetime.datetime
     ends_first: str
     tcb_evaluation_data_number: int
+    platforms: str = ""
 
 
 def parse_dcap_collateral(data: bytes) -> DcapCollateral:
@@ -56,11 +58,13 @@ def parse_dcap_collateral(data: bytes) -> DcapCollateral:
         pass  # a PCK chain of its own is for quotes that carry none; ours carry one
     top.finish()
     spans: dict[str, tuple[datetime.datetime, datetime.datetime]] = {}
-    number = None
+    number, platforms = None, ""
     for name in ("tcb_info", "qe_identity"):
         text = fields[name].encode()
         inner = MapReader(decode_json(text, what=name, max_size=MAX_SIZE), what=name)
         spans[name] = _time(inner, "issueDate"), _time(inner, "nextUpdate")
+        if name == "tcb_info":
+            platforms = f"{inner.take('id', str)} {inner.take('fmspc', str).lower()}"
         mine = inner.take("tcbEvaluationDataNumber", int)
         number = mine if number is None else min(number, mine)
     for name in ("root_ca_crl", "pck_crl"):
@@ -77,6 +81,7 @@ def parse_dcap_collateral(data: bytes) -> DcapCollateral:
         valid_until=spans[first][1],
         ends_first=first,
         tcb_evaluation_data_number=number,
+        platforms=platforms,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from casemate.endorsements.collection import Endorsements
@@ -23,7 +23,9 @@ from casemate.project.collateral import NOWHERE, Place, load_given
 from casemate.project.files import read_file, read_text
 from casemate.verify.anything import verify_anything
 from casemate.verify.checks import Check, CheckList
+from casemate.verify.forecast import Forecast, forecast_end, forecast_recovery
 from casemate.verify.report import ClaimValue, VerifiedReport, claim_as_json
+from casemate.verify.roots import VENDOR_ROOTS, VendorRoots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,8 @@ class Outcome:
         error: what it failed on, or None.
         report: of genuine evidence.
         appraised: of acceptable evidence.
+        endorsements: what genuine evidence was held against, all of it.
+        forecast: when it won't pass any more, as far as that was asked for.
     """
 
     tee: str | None
@@ -64,14 +68,16 @@ class Outcome:
     error: CasemateError | None
     report: VerifiedReport | None = None
     appraised: AppraisedReport | None = None
+    endorsements: Endorsements | None = None
+    forecast: tuple[Forecast, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
-        """The outcome as a JSON-ready object; ``gpus`` has the claims of each, if there are any."""
+        """The outcome as a JSON-ready object; ``gpus`` and ``forecast`` if there are any."""
         gpus = [
             {name: claim_as_json(value) for name, value in gpu.claims.items()}
             for gpu in (self.report.gpus if self.report is not None else ())
         ]
-        return {
+        report: dict[str, object] = {
             "tee": self.tee,
             "genuine": self.genuine,
             "acceptable": self.acceptable,
@@ -81,8 +87,12 @@ class Outcome:
                 for check in self.checks
             ],
             "error": self.error.as_dict() if self.error is not None else None,
-            **({"gpus": gpus} if gpus else {}),
         }
+        if gpus:
+            report["gpus"] = gpus
+        if self.forecast:
+            report["forecast"] = [each.as_dict() for each in self.forecast]
+        return report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +107,7 @@ class Verification:
         expected: what evidence must bind.
         policy: the policy document, if any.
         complete: adds to the endorsements what evidence of a kind needs, from bundles or services.
+        roots: the vendors'; others only in tests with authorities of their own.
     """
 
     tee: str | None
@@ -106,6 +117,7 @@ class Verification:
     expected: Expected
     policy: PolicyDocument | None
     complete: Callable[[str, bytes], Endorsements] | None = None
+    roots: VendorRoots = VENDOR_ROOTS
 
     @classmethod
     def load(
@@ -170,6 +182,7 @@ class Verification:
                 development_roots=self.policy.trust_anchors().development_roots
                 if self.policy
                 else (),
+                roots=self.roots,
                 checks=checks,
             )
             _check_bound(report, self.expected, checks)
@@ -195,7 +208,33 @@ class Verification:
             error=refusal,
             report=report,
             appraised=verdict if isinstance(verdict, AppraisedReport) else None,
+            endorsements=endorsements,
         )
+
+    def foretell(self, data: bytes, outcome: Outcome, *, within: datetime.timedelta) -> Outcome:
+        """Say when evidence that passes now won't pass any more.
+
+        Args:
+            data: the evidence.
+            outcome: what came of it now.
+            within: how far to look ahead.
+        """
+        used = outcome.endorsements
+        if outcome.error is not None or used is None or not within:
+            return outcome
+        same = replace(self, endorsements=used, complete=None)
+        found = [
+            forecast_end(
+                lambda moment: replace(same, at=moment).verify(data).error,
+                at=self.at,
+                within=within,
+            )
+        ]
+        if (early := used.dcap_early) is not None:
+            later = replace(same, endorsements=replace(used, dcap=early)).verify(data)
+            claims = later.claims if later.genuine else None
+            found.append(forecast_recovery(outcome.claims, claims, later.error))
+        return replace(outcome, forecast=tuple(each for each in found if each is not None))
 
 
 def as_one(outcomes: Mapping[str, Outcome]) -> dict[str, object]:

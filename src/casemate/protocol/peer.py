@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from casemate.encoding import MapReader, decode_cbor, encode_cbor
 from casemate.errors import MalformedError
@@ -75,12 +76,23 @@ class PresentedEvidence:
 class VerifiedPeer:
     """A peer whose evidence is genuine and bound to its key and, with a nonce, to this exchange.
 
+    Args:
+        report: what its evidence says.
+        claims: what that binds.
+        spki: the key that the peer proved to hold, DER SubjectPublicKeyInfo.
+        known: what its evidence was held against, if anything.
+        again: verifies the same evidence against other knowledge; holds on to the evidence.
+
     Does not check: any policy. That is `casemate.policy.appraise`'s matter.
     """
 
     report: VerifiedReport
     claims: Claims
     spki: bytes
+    known: Known | None = field(default=None, repr=False, compare=False)
+    again: Callable[[Known | None], VerifiedReport] | None = field(
+        default=None, repr=False, compare=False
+    )
 
 
 def verify_peer(
@@ -111,4 +123,10 @@ def verify_peer(
     claims = bound_claims(
         presented.claims_buffer, report_data=report.report_data, spki=spki, nonce=nonce
     )
-    return VerifiedPeer(report=report, claims=claims, spki=spki)
+    return VerifiedPeer(
+        report=report,
+        claims=claims,
+        spki=spki,
+        known=known,
+        again=lambda other: verify_evidence(presented.evidence, anchors=anchors, known=other),
+    )
