@@ -1,5 +1,6 @@
 """Every driver, from its stand-in to a released secret: over a real channel to a real broker."""
 
+import base64
 import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,16 +13,19 @@ from tests.support.attested import SECRETS, contract_at, fetched, refusal_of, ru
 from tests.support.kernels import mounted, needs_fuse
 from tests.support.tpms import needs_tpm
 
-from casemate.evidence import Attester, Tee
+from casemate.evidence import Tee
 from casemate.evidence.snp_certificates import ARK, ASK, VCEK
 from casemate.policy import AnyOf, Policy, PolicyDocument, Unchecked
 from casemate.policy.constraint import default_constraint
 from casemate.policy.document import Alternative
 from casemate.policy.fields import FIELDS
 from casemate.project.programs import pick_port
+from casemate.protocol.registers import registers_after_launch
 from casemate.tee.azure import AzureGuest
 from casemate.tee.gramine import GramineEnclave
+from casemate.tee.nitro import NitroEnclave
 from casemate.tee.occlum import OcclumEnclave
+from casemate.tee.platform import MachineTee
 from casemate.tee.tpm import TpmQuotes
 from casemate.tee.tsm import TsmReports
 from casemate.types import sha256
@@ -29,9 +33,12 @@ from casemate.verify import ClaimValue
 from casemate.verify.chain import fingerprint
 from casemate.verify.roots import VendorRoots
 from casemate_testkit.azure_guest import MetadataService, furnish
+from casemate_testkit.cca import CcaPlatform
 from casemate_testkit.dcap import DcapPlatform, Tcb
+from casemate_testkit.kernel_nsm import NsmDevice
 from casemate_testkit.kernel_sgx import GramineFiles, OcclumDevice
 from casemate_testkit.kernel_tsm import TsmFolder, certificate_table
+from casemate_testkit.nitro import NitroModule
 from casemate_testkit.pki import DAY
 from casemate_testkit.snp import SnpPlatform
 from casemate_testkit.software_tpm import SoftwareTpm
@@ -39,7 +46,12 @@ from casemate_testkit.software_tpm import SoftwareTpm
 TODAY = datetime.datetime.now(datetime.UTC)
 AMD = SnpPlatform(until=TODAY + 30 * DAY)
 INTEL = DcapPlatform(until=TODAY + 30 * DAY)
-VENDORS = VendorRoots(amd={"Milan": fingerprint(AMD.ark.certificate)}, intel=INTEL.root_der)
+AWS, ARM = NitroModule(leaf_options={"start": TODAY - DAY, "end": TODAY + DAY}), CcaPlatform()
+VENDORS = VendorRoots(
+    amd={"Milan": fingerprint(AMD.ark.certificate)},
+    intel=INTEL.root_der,
+    nitro=fingerprint(AWS.root.certificate),
+)
 CURRENT = Tcb(start=TODAY - DAY, end=TODAY + 20 * DAY)
 MEASURED, OTHER = b"\x22" * 48, b"\x77" * 48
 
@@ -49,7 +61,7 @@ def snp(measured: bytes):
 
 
 @contextmanager
-def on_snp(folder: Path, measured: bytes) -> Iterator[Attester]:
+def on_snp(folder: Path, measured: bytes) -> Iterator[MachineTee]:
     parts = ((VCEK, AMD.vcek), (ASK, AMD.ask), (ARK, AMD.ark))
     table = certificate_table(
         *((guid, each.certificate.public_bytes(Encoding.DER)) for guid, each in parts)
@@ -59,12 +71,33 @@ def on_snp(folder: Path, measured: bytes) -> Iterator[Attester]:
 
 
 @contextmanager
-def on_tdx(folder: Path, measured: bytes) -> Iterator[Attester]:
+def on_tdx(folder: Path, measured: bytes) -> Iterator[MachineTee]:
     def quote(bound: bytes, _: int) -> bytes:
         return INTEL.td_quote(report_data=bound, mr_td=measured)
 
     with mounted(TsmFolder("tdx_guest", quote), folder / "report") as reports:
-        yield TsmReports(Tee.TDX, reports=reports)
+        yield TsmReports(Tee.TDX, reports=reports, rtmr3=folder / "an older kernel")
+
+
+@contextmanager
+def on_cca(folder: Path, measured: bytes) -> Iterator[MachineTee]:
+    def token(bound: bytes, _: int) -> bytes:
+        return ARM.token(challenge=bound, rim=measured)
+
+    with mounted(TsmFolder("arm_cca_guest", token), folder / "report") as reports:
+        yield TsmReports(Tee.CCA, reports=reports)
+
+
+@contextmanager
+def on_nitro(folder: Path, measured: bytes) -> Iterator[MachineTee]:
+    del folder
+
+    def document(registers, fields) -> bytes:
+        return AWS.document(pcrs=registers, timestamp=datetime.datetime.now(datetime.UTC), **fields)
+
+    device = NsmDevice(document)
+    device.registers[0] = measured
+    yield NitroEnclave(device)
 
 
 def enclave(measured: bytes):
@@ -72,19 +105,19 @@ def enclave(measured: bytes):
 
 
 @contextmanager
-def on_gramine(folder: Path, measured: bytes) -> Iterator[Attester]:
+def on_gramine(folder: Path, measured: bytes) -> Iterator[MachineTee]:
     with mounted(GramineFiles(enclave(measured)), folder / "attestation") as files:
         yield GramineEnclave(files)
 
 
 @contextmanager
-def on_occlum(folder: Path, measured: bytes) -> Iterator[Attester]:
+def on_occlum(folder: Path, measured: bytes) -> Iterator[MachineTee]:
     del folder
     yield OcclumEnclave(OcclumDevice(enclave(measured)))
 
 
 @contextmanager
-def on_azure(folder: Path, measured: bytes) -> Iterator[Attester]:
+def on_azure(folder: Path, measured: bytes) -> Iterator[MachineTee]:
     def pem(*parts) -> str:
         return "".join(each.certificate.public_bytes(Encoding.PEM).decode() for each in parts)
 
@@ -96,7 +129,23 @@ def on_azure(folder: Path, measured: bytes) -> Iterator[Attester]:
 
 
 @contextmanager
-def on_tpm(folder: Path, measured: bytes) -> Iterator[Attester]:
+def on_azure_tdx(folder: Path, measured: bytes) -> Iterator[MachineTee]:
+    def tdreport(bound: bytes) -> bytes:
+        return bytes(128) + bound + bytes(832)
+
+    def quote(body) -> dict[str, str]:
+        bound = base64.urlsafe_b64decode(body["report"] + "==")[128:192]
+        made = INTEL.td_quote(report_data=bound, mr_td=measured)
+        return {"quote": base64.urlsafe_b64encode(made).decode()}
+
+    with SoftwareTpm(folder) as tpm, MetadataService() as service:
+        furnish(tpm, tdreport, kind="tdx")
+        service.answers["POST /acc/tdquote"] = (200, quote)
+        yield AzureGuest(tpm.place, metadata_service=service.address)
+
+
+@contextmanager
+def on_tpm(folder: Path, measured: bytes) -> Iterator[MachineTee]:
     with SoftwareTpm(folder) as tpm:
         yield TpmQuotes(tpm.place, rsa=measured == OTHER)  # another key is what differs here
 
@@ -108,7 +157,7 @@ class Machine:
     on: object
     tee: Tee
     measured: dict[str, ClaimValue]
-    collateral: bytes | None = None
+    endorsement: bytes | None = None
     needs: tuple[pytest.MarkDecorator, ...] = field(default=())
 
 
@@ -119,9 +168,15 @@ MACHINES = {
     "tdx": Machine(on_tdx, Tee.TDX, {"mr_td": MEASURED}, TDX, (needs_fuse,)),
     "gramine": Machine(on_gramine, Tee.SGX, {"mr_enclave": MEASURED[:32]}, SGX, (needs_fuse,)),
     "occlum": Machine(on_occlum, Tee.SGX, {"mr_enclave": MEASURED[:32]}, SGX),
-    "azure": Machine(on_azure, Tee.AZURE_SNP, {"measurement": MEASURED}, None, (needs_tpm,)),
+    "cca": Machine(
+        on_cca, Tee.CCA, {"rim": MEASURED, "cpak": bytes(sha256(ARM.cpak_spki))}, ARM.cpak_spki,
+        (needs_fuse,),
+    ),
+    "nitro": Machine(on_nitro, Tee.NITRO, {"pcr0": MEASURED}),
+    "azure-snp": Machine(on_azure, Tee.AZURE_SNP, {"measurement": MEASURED}, None, (needs_tpm,)),
+    "azure-tdx": Machine(on_azure_tdx, Tee.AZURE_TDX, {"mr_td": MEASURED}, TDX, (needs_tpm,)),
     "tpm": Machine(on_tpm, Tee.TPM, {}, None, (needs_tpm,)),
-}
+}  # fmt: skip
 EACH = [pytest.param(name, marks=machine.needs) for name, machine in MACHINES.items()]
 
 
@@ -145,17 +200,21 @@ def policy(contract, tee: Tee, measured: dict[str, ClaimValue]) -> PolicyDocumen
 def test_from_the_stand_in_to_the_secrets(tmp_path, name):
     machine = MACHINES[name]
     endorsements: tuple[Path, ...] = ()
-    if machine.collateral is not None:
-        (file := tmp_path / "collateral.json").write_bytes(machine.collateral)
+    if machine.endorsement is not None:
+        (file := tmp_path / "endorsement").write_bytes(machine.endorsement)
         endorsements = (file,)
     contract = contract_at(port := pick_port(0))
     folders = [tmp_path / each for each in ("broker", "here", "elsewhere")]
     for folder in folders:
         folder.mkdir()
     with machine.on(folders[1], MEASURED) as tee, machine.on(folders[2], OTHER) as other:
-        measured = machine.measured
+        measured = dict(machine.measured)
         if isinstance(tee, TpmQuotes):
-            measured = {"ak": bytes(sha256(tee.attestation_key().spki))}
+            measured["ak"] = bytes(sha256(tee.attestation_key().spki))
+        for each in (tee, other):  # as a launcher does first of all
+            if (register := each.extend(contract.digest())) is not None:
+                after = registers_after_launch(machine.tee, {}, contract.digest())
+                measured[register] = bytes(after[register][-1])
         document = policy(contract, machine.tee, measured)
         with running_broker(
             folders[0], contract=contract, document=document, port=port, vendors=VENDORS,
@@ -165,3 +224,5 @@ def test_from_the_stand_in_to_the_secrets(tmp_path, name):
             assert refusal_of(contract, other) == "policy.mismatch"
             (line,) = broker.lines("released")
     assert line["claims"]["tee"] == machine.tee
+    if machine.tee in {Tee.TPM, Tee.NITRO, Tee.AZURE_SNP, Tee.AZURE_TDX}:
+        assert set(measured) & {"pcr16", "pcr23"}

@@ -3,12 +3,20 @@
 import ctypes
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from casemate.endorsements.collection import sort_endorsements
 from casemate.errors import UnavailableError, UsageError
 from casemate.evidence import Tee
 from casemate.tee.nvidia import AttestationReport, GpuCertificate, NvidiaGpu
 from casemate.types import ReportData
+from casemate.verify.anything import verify_anything
+from casemate.verify.chain import fingerprint
+from casemate.verify.checks import CheckList
+from casemate.verify.roots import VendorRoots
 from casemate_testkit.kernel_nvml import NvmlLibrary
+from casemate_testkit.nvidia import NvidiaDevice
+from casemate_testkit.pki import NOW
 
 REPORT_DATA = ReportData(bytes(range(32)) + bytes(32))
 CHAIN = b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
@@ -30,6 +38,24 @@ def test_the_report_is_for_our_nonce_and_comes_with_the_devices_chain():
     assert evidence.data == report(REPORT_DATA[:32])
     assert evidence.endorsements == (CHAIN,)
     assert gpu.count == 1
+
+
+def test_what_a_gpu_says_is_genuine_down_to_its_maker():
+    device = NvidiaDevice()
+    chain = b"".join(each.public_bytes(Encoding.PEM) for each in device.chain)
+    library = NvmlLibrary(lambda nonce: device.report(nonce=nonce), chain=chain)
+    evidence = NvidiaGpu(library=library).attest(REPORT_DATA)
+    files = [("chain", evidence.endorsements[0])]
+    files += [(kind, device.rim(kind)) for kind in ("driver", "vbios")]
+    report = verify_anything(
+        Tee.NVIDIA, evidence.data, endorsements=sort_endorsements(files), at=NOW,
+        roots=VendorRoots(
+            nvidia_device=fingerprint(device.root.certificate),
+            nvidia_rim=fingerprint(device.rim_root.certificate),
+        ),
+        checks=CheckList(),
+    )  # fmt: skip
+    assert report.report_data == REPORT_DATA
 
 
 def test_report_data_that_a_gpu_would_cut_is_refused():
