@@ -75,6 +75,7 @@ from casemate.protocol.binding import parse_claims
 from casemate.protocol.contract import LaunchContract
 from casemate.protocol.contract_source import contract_from_source
 from casemate.protocol.key_broker import parse_refusal, parse_reply, parse_request
+from casemate.serving.batching import parse_batching
 from casemate.serving.dtypes import BY_ONNX
 from casemate.serving.settings import parse_model_config
 from casemate.serving.signature import TensorSpec, parse_signatures
@@ -155,6 +156,10 @@ def _signatures(data: bytes) -> None:
     inputs = {"x": TensorSpec(name="x", element=element, shape=(None, 8, 8, 3))}
     outputs = {"y": TensorSpec(name="y", element=element, shape=(None, 2))}
     parse_signatures(data, inputs, outputs)
+
+
+def _batching(data: bytes) -> None:
+    parse_batching(data, cores=2)
 
 
 def _warmup(data: bytes) -> None:
@@ -329,6 +334,7 @@ _MODELS = (
     b'model_config_list { config { name: "m" base_path: "/m" model_version_policy '
     b'{ specific { versions: 3 } } version_labels { key: "stable" value: 3 } } }'
 )
+_BATCHING = b"max_batch_size { value: 8 } allowed_batch_sizes: 4 allowed_batch_sizes: 8"
 # A TFRecord of nothing.
 _RECORD = b"\x00\x00\x00\x00\x00\x00\x00\x00)\x03\x98\x07\xd8\xea\x82\xa2"
 _SSL = b'server_key: "k"\nserver_cert: "c"\nclient_verify: false\n'
@@ -524,6 +530,7 @@ TARGETS: Mapping[str, Target] = {
     "tensor": Target(run=_tensor, seeds=_given(*_TENSORS)),
     "signatures": Target(run=_signatures, seeds=_given(_SIGNATURES)),
     "model-config": Target(run=parse_model_config, seeds=_given(_MODELS)),
+    "batching": Target(run=_batching, seeds=_given(_BATCHING)),
     "warmup": Target(run=_warmup, seeds=_given(_RECORD)),
     "ssl-config": Target(run=parse_ssl_config, allowed=_ANY_CAUSE, seeds=_given(_SSL)),
 }

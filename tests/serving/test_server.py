@@ -340,6 +340,19 @@ def test_it_needs_no_library_of_the_rest_of_casemate():
 
 
 def test_many_requests_at_once_each_get_their_own_answer(channel):
+    ask_many(channel)
+
+
+def test_many_requests_in_batches_each_get_their_own_answer(tmp_path):
+    parameters = tmp_path / "batching"
+    parameters.write_text("max_batch_size { value: 4 } batch_timeout_micros { value: 2000 }")
+    flags = ("--enable_batching", f"--batching_parameters_file={parameters}")
+    base = put_model(tmp_path / "m", identity_model(shape=["n", 2], inputs=("a", "b")))
+    with running(base, tmp_path, *flags) as batching, batching.channel() as opened:
+        ask_many(opened)
+
+
+def ask_many(channel):
     wrong = []
 
     def work(number):

@@ -16,6 +16,8 @@ _MAX_MESSAGE_MIB: Final = 1024
 _MAX_THREADS: Final = 1024
 _DAY: Final = 86_400
 FREE_PORT: Final = 0
+_THREADS: Final = 8
+_BATCHED_THREADS: Final = 64
 
 # Flags of the original that change nothing here, and needn't: with them the same requests get the
 # same answers.
@@ -141,12 +143,13 @@ def parse_flags(arguments: Sequence[str]) -> ServerFlags:
     if not values.model_base_path and not values.model_config_file:
         raise _flag_error("--model_base_path or --model_config_file is needed")
     session = values.tensorflow_session_parallelism
+    threads = _BATCHED_THREADS if values.enable_batching else _THREADS
     return ServerFlags(
         host=values.host,
         port=values.port,
         grpc_socket_path=values.grpc_socket_path,
         rest_api_port=values.rest_api_port,
-        rest_threads=values.rest_api_num_threads,
+        rest_threads=values.rest_api_num_threads or threads,
         rest_timeout=values.rest_api_timeout_in_ms / 1000,
         rest_cors=values.rest_api_enable_cors_support,
         model_name=values.model_name,
@@ -167,7 +170,7 @@ def parse_flags(arguments: Sequence[str]) -> ServerFlags:
         monitoring_config_file=_path(values.monitoring_config_file),
         max_message_bytes=values.max_message_mib * _MIB,
         max_requests=values.max_requests,
-        threads=values.grpc_max_threads,
+        threads=values.grpc_max_threads or threads,
         intra_op_threads=values.tensorflow_intra_op_parallelism or session,
         inter_op_threads=values.tensorflow_inter_op_parallelism or session,
         tensor_content=values.enable_serialization_as_tensor_content,
@@ -222,8 +225,8 @@ def _add_ports(group: argparse._ArgumentGroup) -> None:
         help="port for REST (0: no REST; free: a free one)",
     )  # fmt: skip
     add(
-        "--rest_api_num_threads", type=_whole(1, _MAX_THREADS), default=8, metavar="N",
-        help="REST requests worked on at the same time (8)",
+        "--rest_api_num_threads", type=_whole(1, _MAX_THREADS), default=None, metavar="N",
+        help="REST requests worked on at the same time (8; 64 with batching, where they wait)",
     )  # fmt: skip
     add(
         "--rest_api_timeout_in_ms", type=_whole(1, 3_600_000), default=30_000, metavar="MS",
@@ -295,8 +298,8 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         help="requests at once, waiting included; more are refused (512)",
     )  # fmt: skip
     add(
-        "--grpc_max_threads", type=_whole(1, _MAX_THREADS), default=8, metavar="N",
-        help="gRPC requests worked on at the same time (8)",
+        "--grpc_max_threads", type=_whole(1, _MAX_THREADS), default=None, metavar="N",
+        help="gRPC requests worked on at the same time (8; 64 with batching, where they wait)",
     )  # fmt: skip
     for name, text in (
         ("session", "sets the two below"),

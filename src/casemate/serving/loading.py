@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from casemate.errors import CasemateError, MalformedError
+from casemate.serving.batching import Batcher, BatchingOptions, can_batch
 from casemate.serving.core import Core, check_deadline
 from casemate.serving.dtypes import Array
 from casemate.serving.metrics import Metrics, NoMetrics
@@ -28,6 +30,7 @@ from casemate.serving.tensorflow_api import TensorFlowApi
 from casemate.serving.warmup import WARMUP_FILE, read_warmup
 
 _OK: Final = Code.OK
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +42,14 @@ class Loader:
         metrics: where loads are written down.
         warmup_iterations: how often kept requests run before a version serves; 0: never.
         max_bytes: limit on the tensors of one of them.
+        batching: how requests are put together; None: each is computed by itself.
     """
 
     engine: EngineOptions
     metrics: Metrics
     warmup_iterations: int
     max_bytes: int
+    batching: BatchingOptions | None = None
 
     def load(self, name: str, version: VersionFolder) -> Servable:
         """Load one version.
@@ -83,8 +88,12 @@ class Loader:
             self.metrics.loaded(str(version.folder), code, elapsed)
 
     def _runner(self, name: str, model: Model) -> Runner:
-        del name
-        return Direct(model)
+        if self.batching is None:
+            return Direct(model)
+        if not can_batch(model):
+            _LOG.warning("model %s isn't batched: a first dimension of it is fixed", name)
+            return Direct(model)
+        return Batcher(name, model, self.batching, self.metrics)
 
 
 class _Only:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import os
 import resource
 import signal
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from casemate.errors import UnavailableError, UsageError
+from casemate.serving.batching import BatchingOptions, parse_batching
 from casemate.serving.core import Core
 from casemate.serving.discovery import HEALTH, Health, reflection_handler
 from casemate.serving.flags import ServerFlags
@@ -213,7 +215,21 @@ def _loader(flags: ServerFlags, metrics: Metrics) -> Loader:
         metrics=metrics,
         warmup_iterations=flags.warmup_iterations if flags.warmup else 0,
         max_bytes=flags.max_message_bytes,
+        batching=_batching(flags),
     )
+
+
+def _batching(flags: ServerFlags) -> BatchingOptions | None:
+    if not flags.batching:
+        if flags.batching_parameters_file is not None:
+            raise UsageError(
+                "serving.batching", "--batching_parameters_file is for --enable_batching"
+            )
+        return None
+    content, path = b"", flags.batching_parameters_file
+    if path is not None:
+        content = read_text_file(path, code="serving.batching")
+    return parse_batching(content, cores=len(os.sched_getaffinity(0)))
 
 
 def _rules(flags: ServerFlags) -> LoadRules:
