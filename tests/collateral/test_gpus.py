@@ -61,7 +61,7 @@ def refusal(cache, wanted):
 
 
 def test_manifests_and_every_signers_status_are_gathered(cache, services):
-    assert verified(cache).claims["revocation"] == "good"
+    assert verified(cache).claims["revocation"] == "checked"
     rim, ocsp = services
     assert len(rim.seen) == 2
     assert len(ocsp.seen) == 5  # three of the device, two of the manifests' signers

@@ -1,4 +1,7 @@
-"""One door for every kind of evidence that can be verified from files."""
+"""One door for every kind of evidence that can be verified from files.
+
+Each kind's verifier is imported when it is first needed: who verifies one needn't wait for all.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +16,10 @@ from casemate.errors import UsageError
 from casemate.evidence import Tee
 from casemate.evidence.detect import RATLS
 from casemate.evidence.eventlog import LoggedEvent
-from casemate.verify.azure import verify_azure_snp, verify_azure_tdx
-from casemate.verify.cca import verify_cca
 from casemate.verify.checks import CheckList
-from casemate.verify.composite import verify_composite
-from casemate.verify.dcap import verify_quote
-from casemate.verify.ear import verify_ear
 from casemate.verify.eventlog import check_ccel, check_tpm_log
-from casemate.verify.maa import verify_maa
-from casemate.verify.nitro import verify_nitro
-from casemate.verify.nvidia import verify_nvidia
-from casemate.verify.ratls import verify_attested_certificate
 from casemate.verify.report import VerifiedReport
 from casemate.verify.roots import VENDOR_ROOTS, VendorRoots
-from casemate.verify.simulated import verify_simulated
-from casemate.verify.snp import verify_snp
-from casemate.verify.tpm import verify_tpm
 
 _WITH_PCRS = (Tee.TPM, Tee.AZURE_SNP, Tee.AZURE_TDX)
 _PCRS = 24
@@ -65,27 +56,41 @@ def verify_anything(
     dcap = endorsements.dcap
     match kind:
         case Tee.SGX | Tee.TDX:
+            from casemate.verify.dcap import verify_quote
+
             report = verify_quote(data, collateral=dcap, at=at, root=roots.intel, checks=checks)
         case Tee.SNP:
+            from casemate.verify.snp import verify_snp
+
             report = verify_snp(
                 data, certificates=certificates, revocation_lists=lists, at=at, roots=roots.amd,
                 checks=checks,
             )  # fmt: skip
         case Tee.NITRO:
+            from casemate.verify.nitro import verify_nitro
+
             report = verify_nitro(data, at=at, roots=(roots.nitro,), checks=checks)
         case Tee.TPM:
+            from casemate.verify.tpm import verify_tpm
+
             report = verify_tpm(
                 data, activations=endorsements.ak_activations, at=at, ek_roots=roots.tpm,
                 checks=checks,
             )  # fmt: skip
         case Tee.AZURE_SNP:
+            from casemate.verify.azure import verify_azure_snp
+
             report = verify_azure_snp(
                 data, certificates=certificates, revocation_lists=lists, at=at, roots=roots.amd,
                 checks=checks,
             )  # fmt: skip
         case Tee.AZURE_TDX:
+            from casemate.verify.azure import verify_azure_tdx
+
             report = verify_azure_tdx(data, collateral=dcap, at=at, root=roots.intel, checks=checks)
         case Tee.NVIDIA:
+            from casemate.verify.nvidia import verify_nvidia
+
             report = verify_nvidia(
                 data, chain=device_chain(certificates), rims=endorsements.rims,
                 rim_roots=certificates, ocsp_responses=endorsements.ocsp_responses, at=at,
@@ -93,12 +98,20 @@ def verify_anything(
                 manifest_roots=(roots.nvidia_rim,), checks=checks,
             )  # fmt: skip
         case Tee.CCA:
+            from casemate.verify.cca import verify_cca
+
             report = verify_cca(data, platform_keys=endorsements.keys, checks=checks)
         case Tee.MAA:
+            from casemate.verify.maa import verify_maa
+
             report = verify_maa(data, keys=endorsements.token_keys, at=at, checks=checks)
         case Tee.EAR:
+            from casemate.verify.ear import verify_ear
+
             report = verify_ear(data, keys=endorsements.keys, at=at, checks=checks)
         case Tee.COMPOSITE:
+            from casemate.verify.composite import verify_composite
+
             report = verify_composite(
                 data,
                 endorsements=endorsements,
@@ -109,9 +122,13 @@ def verify_anything(
                 checks=checks,
             )  # fmt: skip
         case Tee.SIMULATED:
+            from casemate.verify.simulated import verify_simulated
+
             with checks.check("simulated.signature", "a named development root signed it"):
                 report = verify_simulated(data, roots=development_roots)
         case _ if kind == RATLS:
+            from casemate.verify.ratls import verify_attested_certificate
+
             report = verify_attested_certificate(
                 data, collateral=dcap, at=at, root=roots.intel, checks=checks
             )
