@@ -4,6 +4,7 @@ import datetime
 import json
 
 import pytest
+from tests.attacks import test_composite_evidence as composites
 from tests.support.attested import (
     SECRETS,
     contract_at,
@@ -16,6 +17,7 @@ from tests.support.attested import (
 
 from casemate.errors import MalformedError, UsageError
 from casemate.policy import AtLeast, PolicyDocument
+from casemate.policy.constraint import claimed
 from casemate.project.explanation import choose_line, explain_line, is_audit_trail
 from casemate.project.programs import casemate_command, pick_port, run_program
 
@@ -166,3 +168,63 @@ def test_the_program(broker):
     report = json.loads(done.stdout)
     assert report["mismatches"][0]["field"] == "debug"
     assert report["proposal"] is None
+
+
+def test_gpus_of_a_machine(tmp_path):
+    with composites._running(tmp_path, composites.policy) as broker:
+        first, second, third = composites.devices()
+        alone = composites.machine(composites.Gpu(first))
+        assert refusal_of(broker.contract, alone) == "policy.mismatch"
+        found = explained(broker)
+        assert [(each.field, each.expected, each.got) for each in found.mismatches] == [
+            ("gpus.count", "2", "1")
+        ]
+        assert found.proposal.toml == "gpus.count = { any_of = [2, 1] }"
+        three = composites.machine(*map(composites.Gpu, (first, second, third)))
+        assert refusal_of(broker.contract, three) == "policy.mismatch"
+        assert "gpus.count = { any_of = [2, 3] }" in explained(broker).proposal.toml
+
+
+def test_every_gpu_must_be_accepted(tmp_path):
+    def strict(contract):
+        return composites.policy(contract, driver_version=AtLeast("999"))
+
+    with composites._running(tmp_path, strict) as broker:
+        pair = composites.machine(*map(composites.Gpu, composites.devices()[:2]))
+        assert refusal_of(broker.contract, pair) == "policy.mismatch"
+        found = explained(broker)
+    assert [each.field for each in found.mismatches] == [
+        "gpus[0].driver_version", "gpus[1].driver_version",
+    ]  # fmt: skip
+    assert "GPU's driver" in found.mismatches[0].meaning
+    assert found.proposal.toml.startswith("gpus.driver_version = { at_least = ")
+    assert "Older versions" in found.proposal.unwise[0]
+
+
+def test_a_condition_is_changed_by_hand():
+    document = policy_document(contract_at(1))
+    line = {
+        "time": "2026-06-01T00:00:00+00:00", "event": "refused", "correlation_id": "a",
+        "error": {"code": "policy.mismatch"},
+    }  # fmt: skip
+    claims = {
+        "svn": 3, "debug": False, "platform_id": "00" * 32,
+        "measurement": bytes(document_claims(document)["measurement"]).hex(),
+        "root": bytes(document_claims(document)["root"]).hex(),
+    }  # fmt: skip
+    report = {"tee": "simulated", "claims": claims, "launch": str(contract_at(1).digest())}
+    with_condition = PolicyDocument.parse(
+        document.render().replace('tee = "simulated"', 'tee = "simulated"\ncondition = "svn > 5"')
+    )
+    found = explain_line({**line, "report": report}, with_condition)
+    assert [each.field for each in found.mismatches] == ["condition"]
+    assert found.proposal is None
+
+
+def document_claims(document):
+    (alternative,) = document.policies["launcher"].alternatives
+    return {
+        field.name: claimed(field, constraint.values[0])
+        for field, constraint in alternative.fields()
+        if hasattr(constraint, "values")
+    }

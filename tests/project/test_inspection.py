@@ -3,12 +3,21 @@
 import json
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.support.published import FOLDER, cases, content, needs_published
 from tests.support.simulation import Signer
 
+from casemate.collateral.bundle import make_bundle
+from casemate.collateral.gather import Part
+from casemate.collateral.intel import IntelTcb
 from casemate.errors import MalformedError
+from casemate.evidence import Tee
 from casemate.evidence.detect import unwrap
-from casemate.project.inspection import inspect
+from casemate.project.inspection import _READERS, inspect
+from casemate.types import sha256
+from casemate.verify.collateral import Validity
+from casemate_testkit.pki import DAY, NOW
 from casemate_testkit.tokens import TokenService
 
 FILES = (
@@ -77,3 +86,21 @@ def test_any_other_token():
 def test_what_is_nothing_is_said_to_be_nothing(data):
     with pytest.raises(MalformedError):
         inspect(data)
+
+
+def test_a_bundle_of_collateral():
+    key = Ed25519PrivateKey.generate()
+    spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    part = Part(
+        wanted=IntelTcb("tdx", "00906ed50000"), asked=NOW, parts={"tcb_info": b"{}"},
+        validity=Validity(start=NOW, end=NOW + DAY),
+    )  # fmt: skip
+    data = make_bundle([part], created=NOW, expires=NOW + DAY, key=spki, sign=key.sign)
+    found = inspect(data)
+    assert found.kind == "collateral-bundle"
+    assert found.content["signed_by"] == str(sha256(spki))
+    assert found.content["parts"][0]["parts"] == {"tcb_info": b"{}".hex()}
+
+
+def test_every_kind_that_is_found_out_can_be_shown():
+    assert set(_READERS) == set(Tee) - {Tee.IDENTITY_KEY}

@@ -1,18 +1,20 @@
 """Attestation results: what they say follows from what the policy checked."""
 
 import datetime
+from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from tests.support.policies import policy_text
+from tests.support.policies import UNCHECKED, policy_text
 
 from casemate.encoding.jose import decode_claims, parse_jws
 from casemate.errors import NotAcceptableError, NotGenuineError, UsageError
 from casemate.evidence import Tee
 from casemate.evidence.ear import parse_ear
 from casemate.policy import FIELDS, PolicyDocument, appraise
+from casemate.policy.fields import GPU_FIELDS
 from casemate.protocol.attestation_result import (
     Refusal,
     ResultKey,
@@ -91,6 +93,24 @@ def test_a_part_is_affirmed_only_where_the_policy_checks_all_of_it():
         if left_out != "pcr0":
             fewer = {name: value for name, value in constraints.items() if name != left_out}
             assert result(*appraised(fewer)).vector == {}, left_out
+
+
+def test_a_part_that_is_open_for_a_gpu_is_left_out():
+    constraints = NITRO | {"module_id": 'exactly = "i-1"'}
+    text = policy_text(Tee.NITRO, constraints)
+    gpus = {field.name: UNCHECKED for field in GPU_FIELDS if field.default is None}
+    gpus |= {"count": "exactly = 1", "debug": "exactly = false"}
+    table = "\n".join(f"gpus.{name} = {{ {each} }}" for name, each in gpus.items())
+    gpu = VerifiedReport(
+        tee=Tee.NVIDIA,
+        report_data=ReportData(REPORT_DATA),
+        claims={"debug": False, "revocation": "good", "driver_version": "1"},
+    )
+    document = PolicyDocument.parse(text + table + "\n")
+    report = replace(nitro(), gpus=(gpu,))
+    made = result(appraise(document.policies["it"], report, launch=None, at=NOW), document)
+    assert "instance-identity" not in made.vector
+    assert made.attester_claims["gpus[0].driver_version"] == "1"
 
 
 def test_what_no_hardware_vouches_for_is_a_warning():

@@ -68,6 +68,11 @@ def describe_report(peer: VerifiedPeer | None) -> dict[str, JsonValue] | None:
         "tee": peer.report.tee.value,
         "claims": {name: claim_as_json(value) for name, value in peer.report.claims.items()},
     }
+    if peer.report.gpus:
+        report["gpus"] = [
+            {name: claim_as_json(value) for name, value in gpu.claims.items()}
+            for gpu in peer.report.gpus
+        ]
     if peer.claims.launch is not None:
         report["launch"] = bytes(peer.claims.launch).hex()
     return report

@@ -56,6 +56,9 @@ _MOMENT = "Belongs to the occasion that the evidence was made for."
 MEANINGS: Mapping[str, str] = {
     "tee": "Which kind of hardware, if any, vouches for what the evidence says.",
     "expires": "Until when whoever wrote the policy wanted this alternative to be used.",
+    "condition": "What must be true besides, in the words of whoever wrote the policy.",
+    "gpus": "How many GPUs vouch for themselves beside the machine. The policy allows none.",
+    "count": "How many GPUs vouch for themselves beside the machine.",
     "launch": "The digest of the launch contract: command line, environment, images and secrets.",
     "debug": "Whether somebody outside may look into its memory, and change it.",
     "mr_enclave": _CODE,

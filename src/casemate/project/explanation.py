@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
@@ -16,9 +17,9 @@ from casemate.encoding import JsonValue, decode_hex, decode_json
 from casemate.errors import CasemateError, MalformedError, Mismatch, NotAcceptableError, UsageError
 from casemate.evidence import Tee
 from casemate.policy import FIELDS, PolicyDocument, appraise
-from casemate.policy.constraint import Constraint
+from casemate.policy.constraint import Constraint, holds
 from casemate.policy.document import Alternative, Policy
-from casemate.policy.kinds import Kind
+from casemate.policy.kinds import Field, Kind
 from casemate.policy.meanings import meaning, unwise
 from casemate.policy.relax import accepting
 from casemate.policy.source import render_constraint
@@ -26,6 +27,10 @@ from casemate.types import ReportData, Sha384
 from casemate.verify import ClaimValue, VerifiedReport
 
 _MAX_LINE = 1024 * 1024
+_GPU = re.compile(r"gpus(?:\[(?P<number>\d{1,2})\])?\.(?P<field>[a-z0-9_]+)\Z", re.ASCII)
+_BY_HAND = ("tee", "gpus", "condition")
+"""What no change of a constraint makes fit."""
+_STRUCTURE = (*_BY_HAND, "count")
 _OF_BYTES = (Kind.DIGEST, Kind.SVNS, Kind.FLAGS, Kind.DATA, Kind.PUBLIC_KEY)
 
 
@@ -122,6 +127,7 @@ def explain_report(
     claims: dict[str, ClaimValue] = dict(report.claims)
     if launch is not None:
         claims["launch"] = bytes(launch)
+    judged = _Judged(claims, tuple(gpu.claims for gpu in report.gpus))
     mismatches: list[Mismatch] = []
     held: list[str] = []
     for policy in document.policies.values():
@@ -143,9 +149,9 @@ def explain_report(
         accepted=False,
         error=None,
         mismatches=tuple(
-            _explain(mismatch, tee, places.get(mismatch.where), claims) for mismatch in mismatches
+            _explain(mismatch, tee, places.get(mismatch.where), judged) for mismatch in mismatches
         ),
-        proposal=_smallest(places, mismatches, claims, report, launch, at),
+        proposal=_smallest(places, mismatches, judged, report, launch, at),
         note=None,
     )
 
@@ -188,7 +194,7 @@ def explain_line(line: Mapping[str, JsonValue], document: PolicyDocument | None)
     tee = str(claims.get("tee")) if isinstance(claims, dict) else None
     found = error.get("mismatches")
     mismatches = tuple(
-        _explain(_mismatch(item), tee or "", None, {})
+        _explain(_mismatch(item), tee or "", None, _Judged({}))
         for item in (found if isinstance(found, list) else [])
     )
     plain = {name: value for name, value in error.items() if name != "mismatches"}
@@ -249,36 +255,76 @@ def _places(document: PolicyDocument) -> dict[str, Alternative]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What is replayed: a CPU's claims, and those of each GPU beside it."""
+
+    claims: Mapping[str, ClaimValue]
+    gpus: tuple[Mapping[str, ClaimValue], ...] = ()
+
+    def of(self, name: str) -> tuple[ClaimValue | None, ...]:
+        """The claims that a mismatch is about; of a GPU's field those of every GPU."""
+        if (match := _GPU.match(name)) is None:
+            return (self.claims.get(name),)
+        if match["field"] == "count":
+            return (len(self.gpus),)
+        return tuple(gpu.get(match["field"]) for gpu in self.gpus)
+
+
 def _explain(
-    mismatch: Mismatch,
-    tee: str,
-    alternative: Alternative | None,
-    claims: Mapping[str, ClaimValue],
+    mismatch: Mismatch, tee: str, alternative: Alternative | None, judged: _Judged
 ) -> Explained:
-    claim = claims.get(mismatch.field)
-    constraint = alternative.constraints.get(mismatch.field) if alternative else None
-    change = _line(mismatch.field, _change(alternative, mismatch.field, claim))
+    name = mismatch.field
+    constrained = _constrained(alternative, name)
+    change = _change(constrained, judged.of(name))
+    number = _GPU.match(name)
+    claims = judged.of(name)
+    claim = claims[int(number["number"] or 0)] if number and claims else claims[0]
     if alternative is None:  # an audit line alone: its texts are all there is
         claim = _typed_text(mismatch.got)
+    bare = number["field"] if number else name
     return Explained(
         where=mismatch.where,
-        field=mismatch.field,
+        field=name,
         expected=mismatch.expected,
         got=mismatch.got,
-        meaning=meaning(tee, mismatch.field),
+        meaning=meaning(Tee.NVIDIA if number else tee, bare),
         remedy=mismatch.remedy,
-        change=change,
-        unwise=None if mismatch.field == "tee" else unwise(mismatch.field, constraint, claim),
+        change=_line(_key(name), change),
+        unwise=None
+        if bare in _STRUCTURE
+        else unwise(bare, constrained[1] if constrained else None, claim),
     )
 
 
-def _change(
-    alternative: Alternative | None, name: str, claim: ClaimValue | None
-) -> Constraint | None:
-    if alternative is None or name not in alternative.constraints:
+def _constrained(alternative: Alternative | None, name: str) -> tuple[Field, Constraint] | None:
+    if alternative is None:
         return None
-    field = next(field for field in FIELDS[alternative.tee] if field.name == name)
-    return accepting(field, alternative.constraints[name], claim)
+    number = _GPU.match(name)
+    wanted = number["field"] if number else name
+    fields = alternative.gpu_fields() if number else alternative.fields()
+    return next(((field, each) for field, each in fields if field.name == wanted), None)
+
+
+def _change(
+    constrained: tuple[Field, Constraint] | None, claims: tuple[ClaimValue | None, ...]
+) -> Constraint | None:
+    """A constraint that all of the claims meet."""
+    if constrained is None:
+        return None
+    field, constraint = constrained
+    for claim in claims:
+        if not holds(field, constraint, claim):
+            if (changed := accepting(field, constraint, claim)) is None:
+                return None
+            constraint = changed
+    return constraint
+
+
+def _key(name: str) -> str:
+    """The key in the alternative: what holds for one GPU holds for all."""
+    number = _GPU.match(name)
+    return f"gpus.{number['field']}" if number else name
 
 
 def _line(name: str, constraint: Constraint | None) -> str | None:
@@ -288,7 +334,7 @@ def _line(name: str, constraint: Constraint | None) -> str | None:
 def _smallest(
     places: Mapping[str, Alternative],
     mismatches: list[Mismatch],
-    claims: Mapping[str, ClaimValue],
+    judged: _Judged,
     report: VerifiedReport,
     launch: Sha384 | None,
     at: datetime.datetime,
@@ -299,34 +345,51 @@ def _smallest(
         by_place.setdefault(mismatch.where, []).append(mismatch)
     for where, found in sorted(by_place.items(), key=lambda item: len(item[1])):
         alternative = places.get(where)
-        if alternative is None or any(each.field == "tee" for each in found):
+        if alternative is None or any(each.field in _BY_HAND for each in found):
             continue
-        changed = {each.field: _change(alternative, each.field, claims.get(each.field))
-                   for each in found if each.field != "expires"}  # fmt: skip
-        new = {name: constraint for name, constraint in changed.items() if constraint is not None}
-        if len(new) != len(changed):
-            continue
-        ends = any(each.field == "expires" for each in found)
         later = at + datetime.timedelta(days=1)
-        tried = replace(
-            alternative,
-            constraints=MappingProxyType({**alternative.constraints, **new}),
-            expires=later if ends else alternative.expires,
-        )
-        if not _accepts(tried, report, launch, at):
-            continue
-        lines = [f"expires = {later.isoformat()}"] if ends else []
-        lines += [str(_line(name, constraint)) for name, constraint in new.items()]
-        reasons = [
-            f"{each.field}: {reason}"
-            for each in found
-            if (reason := unwise(each.field, alternative.constraints.get(each.field),
-                                 claims.get(each.field))) is not None
-        ]  # fmt: skip
-        if report.tee is Tee.SIMULATED:
-            reasons.append("tee: simulated evidence protects nothing, whatever it says.")
-        return Proposal(where=where, toml="\n".join(lines), unwise=tuple(reasons))
+        new: dict[str, Constraint] = {}
+        for each in found:
+            change = _change(_constrained(alternative, each.field), judged.of(each.field))
+            if change is not None:
+                new[_key(each.field)] = change
+            elif each.field != "expires":
+                break
+        else:
+            ends = any(each.field == "expires" for each in found)
+            tried = _changed(alternative, new, later if ends else alternative.expires)
+            if _accepts(tried, report, launch, at):
+                lines = [f"expires = {later.isoformat()}"] if ends else []
+                lines += [str(_line(name, constraint)) for name, constraint in new.items()]
+                return Proposal(
+                    where=where,
+                    toml="\n".join(lines),
+                    unwise=_reasons(found, alternative, judged, report.tee),
+                )
     return None
+
+
+def _changed(
+    alternative: Alternative, new: Mapping[str, Constraint], expires: datetime.datetime | None
+) -> Alternative:
+    gpus = {name[5:]: each for name, each in new.items() if name.startswith("gpus.")}
+    own = {name: each for name, each in new.items() if not name.startswith("gpus.")}
+    return replace(
+        alternative,
+        constraints=MappingProxyType({**alternative.constraints, **own}),
+        gpus=MappingProxyType({**alternative.gpus, **gpus}) if alternative.gpus else None,
+        expires=expires,
+    )
+
+
+def _reasons(
+    found: list[Mismatch], alternative: Alternative, judged: _Judged, tee: Tee
+) -> tuple[str, ...]:
+    explained = (_explain(each, tee.value, alternative, judged) for each in found)
+    reasons = [f"{each.field}: {each.unwise}" for each in explained if each.unwise is not None]
+    if tee is Tee.SIMULATED:
+        reasons.append("tee: simulated evidence protects nothing, whatever it says.")
+    return tuple(reasons)
 
 
 def _accepts(
@@ -364,12 +427,29 @@ def _report(value: Mapping[str, JsonValue]) -> VerifiedReport:
     tee, claims = value.get("tee"), value.get("claims")
     if tee not in set(Tee) or not isinstance(claims, dict):
         raise _malformed("report", "tee and claims", str(tee)[:40])
-    kinds = {field.name: field.kind for field in FIELDS[Tee(str(tee))]}
+    gpus = value.get("gpus", [])
+    if not isinstance(gpus, list):
+        raise _malformed("report.gpus", "a list", type(gpus).__name__)
     return VerifiedReport(
         tee=Tee(str(tee)),
         report_data=ReportData(bytes(ReportData.length)),
-        claims={name: _claim(name, claim, kinds.get(name)) for name, claim in claims.items()},
+        claims=_claims(Tee(str(tee)), claims),
+        gpus=tuple(
+            VerifiedReport(
+                tee=Tee.NVIDIA,
+                report_data=ReportData(bytes(ReportData.length)),
+                claims=_claims(Tee.NVIDIA, gpu),
+            )
+            for gpu in gpus
+        ),
     )
+
+
+def _claims(tee: Tee, claims: JsonValue) -> dict[str, ClaimValue]:
+    if not isinstance(claims, dict):
+        raise _malformed("report.claims", "an object", type(claims).__name__)
+    kinds = {field.name: field.kind for field in FIELDS[tee]}
+    return {name: _claim(name, claim, kinds.get(name)) for name, claim in claims.items()}
 
 
 def _claim(name: str, value: JsonValue, kind: Kind | None) -> ClaimValue:

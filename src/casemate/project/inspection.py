@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
+from casemate.collateral.bundle import parse_bundle
 from casemate.encoding import JsonValue, decode_cbor, decode_json
 from casemate.encoding.jose import COMPACT, decode_claims, parse_jws
 from casemate.endorsements.certificates import load_certificates
@@ -139,6 +140,7 @@ def _of_others(content: bytes, error: MalformedError) -> Inspection:
     if COMPACT.match(content):
         return Inspection(kind="token", content=_any_token(content))
     for kind, reader in (
+        ("collateral-bundle", _bundle),
         ("endorsements", lambda data: _of_endorsements(data).content),
         ("event-log", _event_log),
         (Tee.IDENTITY_KEY.value, lambda data: readable(parse_identity_key_evidence(data))),
@@ -252,6 +254,19 @@ def _nitro(content: bytes) -> JsonValue:
         _certificate(load_certificates(der, what="Nitro certificate")[0]) for der in ders
     ]
     return shown
+
+
+def _bundle(content: bytes) -> JsonValue:
+    bundle = parse_bundle(content)
+    return {
+        "signed_by": str(sha256(bundle.key)),
+        "created": readable(bundle.created),
+        "expires": readable(bundle.expires),
+        "parts": [
+            {"name": entry.name, "asked": readable(entry.asked), "parts": readable(entry.parts)}
+            for entry in bundle.entries.values()
+        ],
+    }
 
 
 def _azure(content: bytes) -> JsonValue:

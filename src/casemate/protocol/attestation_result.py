@@ -170,6 +170,9 @@ def make_result(
     claims: dict[str, JsonValue] = (
         {name: claim_as_json(value) for name, value in report.claims.items()} if report else {}
     )
+    for number, gpu in enumerate(report.gpus if report else ()):
+        for name, value in gpu.claims.items():
+            claims[f"gpus[{number}].{name}"] = claim_as_json(value)
     if public_key is not None:
         claims["public_key"] = bytes(public_key).hex()
     return AttestationResult(
@@ -209,7 +212,7 @@ def _accepted(
     named = {part_of(field.name) for field in FIELDS[tee]}
     unchecked = {
         part_of(field.name)
-        for field, constraint in alternative.fields()
+        for field, constraint in (*alternative.fields(), *alternative.gpu_fields())
         if isinstance(constraint, Unchecked)
     }
     vector = {part: _AFFIRMED for part in PARTS if part in named - unchecked}
