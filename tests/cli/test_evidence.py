@@ -13,7 +13,8 @@ from casemate.cli.evidence import command
 from casemate.cli.verify import command as verify
 from casemate.errors import CasemateError, MalformedError, UsageError
 from casemate.project.keys import load_public_key, make_identity_key
-from casemate.protocol.binding import parse_claims
+from casemate.protocol.binding import Claims, encode_claims, parse_claims
+from casemate.types import Nonce, sha256
 from casemate_testkit.kernel_tsm import TsmFolder
 from casemate_testkit.software_tpm import SoftwareTpm
 
@@ -100,14 +101,27 @@ def test_on_a_machine_without_a_tee_it_says_so_and_fails(monkeypatch, tmp_path):
 
 
 @needs_tpm
-def test_a_tpms_evidence_passes_casemate_verify(tmp_path):
+def test_who_asked_sees_the_challenge_answered(tmp_path):
     with SoftwareTpm(tmp_path) as tpm:
         result = run("--tee", "tpm", "--tee-device", tpm.place, "--nonce", NONCE.hex(), "--output",
                      tmp_path / "tpm.json", "--json")  # fmt: skip
-    report = json.loads(result.stdout)
     assert "keeps nobody out" in result.stderr
-    checked = CliRunner().invoke(
-        verify, [str(tmp_path / "tpm.json"), "--report-data", report["report_data"], "--json"]
-    )
-    assert checked.exit_code == 0, checked.output
-    assert json.loads(checked.stdout)["genuine"] is True
+    other = tmp_path / "other.claims"
+    other.write_bytes(encode_claims(Claims(pubkey_hash=sha256(b"a key"), nonce=Nonce(NONCE))))
+
+    def verified(claims, nonce):
+        checked = CliRunner().invoke(
+            verify,
+            [str(tmp_path / "tpm.json"), "--claims", str(claims), "--nonce", nonce.hex(), "--json"],
+            standalone_mode=False,
+        )
+        return checked.return_value, json.loads(checked.stdout).get("error", {}) or {}
+
+    mine = tmp_path / "tpm.json.claims"
+    assert verified(mine, NONCE) == (0, {})
+    for claims, nonce, code in (
+        (mine, bytes(32), "evidence.nonce"),
+        (other, NONCE, "evidence.claims"),
+    ):
+        status, error = verified(claims, nonce)
+        assert (status, error["code"]) == (4, code)

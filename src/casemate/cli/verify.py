@@ -40,6 +40,11 @@ KINDS = ["auto", *(tee.value for tee in Tee if tee is not Tee.IDENTITY_KEY), RAT
 @click.option("--eventlog", type=_FILE, help="Hold this event log against the registers.")
 @click.option("--nonce", metavar="HEX", help="What the evidence must have been made for.")
 @click.option("--report-data", metavar="HEX", help="What it must bind; zeros may follow.")
+@click.option(
+    "--claims", type=_FILE,
+    help="The claims buffer that it must bind, which casemate evidence writes beside it; --nonce "
+    "is then looked for in there.",
+)  # fmt: skip
 @click.option("--at", type=TIME, help="The time at which all must be valid.  [default: now]")
 @click.option("--policy", type=_FILE, help="Hold it against this policy document too.")
 @click.option(
@@ -64,6 +69,7 @@ def command(
     eventlog: Path | None,
     nonce: str | None,
     report_data: str | None,
+    claims: Path | None,
     at: datetime.datetime | None,
     policy: Path | None,
     verifier_key: tuple[Path, ...],
@@ -94,6 +100,7 @@ def command(
         expected=Expected(
             report_data=decode_hex(report_data, field="--report-data") if report_data else None,
             nonce=decode_hex(nonce, field="--nonce") if nonce else None,
+            claims=read_file(claims, field="--claims") if claims is not None else None,
             policy=policy,
         ),
     )

@@ -21,6 +21,8 @@ from casemate.evidence.eventlog import LoggedEvent, parse_event_log
 from casemate.policy import AppraisedReport, PolicyDocument, appraise
 from casemate.project.collateral import NOWHERE, Place, load_given
 from casemate.project.files import read_file, read_text
+from casemate.protocol.binding import Claims, parse_claims, report_data_for
+from casemate.types import Sha384
 from casemate.verify.anything import verify_anything
 from casemate.verify.checks import Check, CheckList
 from casemate.verify.forecast import Forecast, forecast_end, forecast_recovery
@@ -34,12 +36,15 @@ class Expected:
 
     Args:
         report_data: the first bytes of the report data.
-        nonce: the qualifying data, or the nonce, of evidence that has one.
+        nonce: the qualifying data, or the nonce, of evidence that has one; that of the claims
+            buffer, where one is given.
+        claims: the claims buffer that it must bind, as `casemate evidence` writes it.
         policy: a policy document's file; one of its policies must hold.
     """
 
     report_data: bytes | None = None
     nonce: bytes | None = None
+    claims: bytes | None = None
     policy: Path | None = None
 
 
@@ -185,7 +190,7 @@ class Verification:
                 roots=self.roots,
                 checks=checks,
             )
-            _check_bound(report, self.expected, checks)
+            claims = _check_bound(report, self.expected, checks)
         except UsageError:
             raise
         except CasemateError as error:
@@ -197,7 +202,8 @@ class Verification:
                 checks=checks.done(),
                 error=error,
             )
-        verdict = _appraise(self.policy, report, self.at)
+        launch = claims.launch if claims is not None else None
+        verdict = _appraise(self.policy, report, self.at, launch)
         refusal = verdict if isinstance(verdict, NotAcceptableError) else None
         return Outcome(
             tee=kind,
@@ -256,7 +262,15 @@ def as_one(outcomes: Mapping[str, Outcome]) -> dict[str, object]:
     }
 
 
-def _check_bound(report: VerifiedReport, expected: Expected, checks: CheckList) -> None:
+def _check_bound(report: VerifiedReport, expected: Expected, checks: CheckList) -> Claims | None:
+    """Hold evidence against what was asked for; returns the claims that it is seen to bind."""
+    claims: Claims | None = None
+    if expected.claims is not None:
+        with checks.check("evidence.claims", "the evidence binds the claims that came with it"):
+            claims = parse_claims(expected.claims)
+            digest = report_data_for(expected.claims)
+            if report.report_data != digest:
+                raise _other_occasion("claims", digest, report.report_data)
     for what, wanted in (("report-data", expected.report_data), ("nonce", expected.nonce)):
         if wanted is None:
             continue
@@ -264,20 +278,30 @@ def _check_bound(report: VerifiedReport, expected: Expected, checks: CheckList) 
         own = report.claims.get("nonce")
         if what == "nonce" and (isinstance(own, bytes) or report.tee is Tee.EAR):
             got = own if isinstance(own, bytes) else b""  # a result's nonce is the reader's alone
+        if what == "nonce" and claims is not None:
+            got = claims.nonce or b""
         with checks.check(f"evidence.{what}", f"the evidence binds the {what} that was asked for"):
             if not got or len(wanted) > len(got) or got != wanted.ljust(len(got), b"\0"):
-                raise NotGenuineError(
-                    f"evidence.{what}",
-                    "the evidence binds something else: it was made for another occasion",
-                    field=what,
-                    expected=wanted.hex(),
-                    got=got.hex() or "none",
-                    remedy="Have it made again, for this occasion.",
-                )
+                raise _other_occasion(what, wanted, got)
+    return claims
+
+
+def _other_occasion(what: str, wanted: bytes, got: bytes) -> NotGenuineError:
+    return NotGenuineError(
+        f"evidence.{what}",
+        "the evidence binds something else: it was made for another occasion",
+        field=what,
+        expected=wanted.hex(),
+        got=got.hex() or "none",
+        remedy="Have it made again, for this occasion.",
+    )
 
 
 def _appraise(
-    policy: PolicyDocument | None, report: VerifiedReport, at: datetime.datetime
+    policy: PolicyDocument | None,
+    report: VerifiedReport,
+    at: datetime.datetime,
+    launch: Sha384 | None = None,
 ) -> AppraisedReport | NotAcceptableError | None:
     """The first of the policies that holds, or every mismatch; None where nothing judges."""
     if policy is None:
@@ -285,7 +309,7 @@ def _appraise(
     refusals = []
     for each in policy.policies.values():
         try:
-            return appraise(each, report, launch=None, at=at)
+            return appraise(each, report, launch=launch, at=at)
         except NotAcceptableError as error:
             refusals.append(error)
     mismatches = tuple(mismatch for error in refusals for mismatch in error.mismatches)
