@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,26 @@ def test_extraction_opens_a_bounded_number_of_files(tmp_path: Path) -> None:
         extract(image, tmp_path / "out")
     assert (tmp_path / "out" / deep / "f").read_bytes() == b"y"
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_tree_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """Declared sizes are bounds, and they are known at once."""
+    out = tmp_path / "out"
+    out.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(out)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount")
+    info = seal([file("0", b"fits"), file("a", bytes(2 << 20))], KEY, tmp_path / "image")
+    try:
+        with open_image(info.path, KEY) as image:
+            with pytest.raises(UsageError) as caught:
+                extract(image, out)
+            assert list(out.iterdir()) == []
+            extract(image, out, subset=["0"])
+    finally:
+        subprocess.run(["umount", str(out)], check=True)
+    assert (caught.value.code, caught.value.expected) == ("image.destination", "3 MiB")

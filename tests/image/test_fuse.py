@@ -187,6 +187,39 @@ def test_a_file_cut_while_mounted_is_an_io_error_not_a_wait(
     assert errors[0].code == "image.truncated"
 
 
+def test_a_file_replaced_while_mounted_changes_nothing(tmp_path: Path, mountpoint: Path) -> None:
+    content = varied(12 * CHUNK)
+    other = seal([file("a", b"other")], KEY, tmp_path / "other")
+    with opened(tmp_path, file("a", content)) as image, FuseMount(image, mountpoint):
+        other.path.replace(image.path)
+        assert (mountpoint / "a").read_bytes() == content
+
+
+def test_what_a_small_read_had_to_decrypt_is_kept(tmp_path: Path, mountpoint: Path) -> None:
+    """Without that, each small read of a chunk would decrypt all of it again."""
+    content = varied(40 * CHUNK)
+    with (
+        opened(tmp_path, file("a", content)) as image,
+        FuseMount(image, mountpoint, servers=1, on_error=lambda error: None),
+        (mountpoint / "a").open("rb", buffering=0) as mounted,
+    ):
+        chunks = range(5, 40, 4)
+
+        def read(chunk: int, page: int) -> bytes:
+            return os.pread(mounted.fileno(), 4096, chunk * CHUNK + page * 4096)
+
+        for chunk in chunks:
+            read(chunk, 3)
+        time.sleep(0.3)  # it is stored by the way
+        os.truncate(image.path, PAYLOAD_START)  # from now on nothing can be decrypted
+        kept = 0
+        for chunk in chunks:
+            with contextlib.suppress(OSError):
+                assert read(chunk, 9) == content[chunk * CHUNK + 9 * 4096 :][:4096]
+                kept += 1
+        assert kept >= 8
+
+
 def test_stopping_works_while_files_are_open(tmp_path: Path, mountpoint: Path) -> None:
     with opened(tmp_path, file("a", varied(12 * CHUNK))) as image:
         mount = FuseMount(image, mountpoint)

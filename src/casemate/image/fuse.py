@@ -181,7 +181,11 @@ class _Server:
     """Answers the kernel's requests on one descriptor."""
 
     def __init__(
-        self, image: SealedImage, tree: _Nodes, descriptor: int, on_error: OnError
+        self,
+        image: SealedImage,
+        tree: _Nodes,
+        descriptor: int,
+        on_error: OnError,
     ) -> None:
         self._image = image
         self._tree = tree

@@ -38,7 +38,8 @@ DEVICE = "/dev/fuse"
 _CLONE = 0x8004E500  # FUSE_DEV_IOC_CLONE: another descriptor for the same mount
 _PR_SET_PDEATHSIG = 1
 _MAX_REPORT = 1 << 16
-_MAX_STORES = 4  # chunks that wait to be stored; more are left to be read again
+_STORED_AT_ONCE = 8  # chunks; waking a thread for each would cost more than it saves
+_MAX_STORES = 2  # such groups that wait; what is more is left to be read again
 _PARTS = ("field", "expected", "got", "remedy")
 _KINDS = {
     kind.exit_code: kind
@@ -46,6 +47,8 @@ _KINDS = {
 }
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGALRM)
 _LOG = logging.getLogger(__name__)
+
+_Item = tuple[int, int, memoryview]
 
 
 class Helpers:
@@ -143,15 +146,10 @@ def _be_helper(
 
 def _close_all_but(kept: set[int]) -> None:
     """Nothing of a helper may keep a socket or a pipe open that its parent has closed."""
-    last = -1
-    for descriptor in sorted(kept):
-        os.closerange(last + 1, descriptor)
-        last = descriptor
-    os.closerange(last + 1, os.sysconf("SC_OPEN_MAX") if last < 0 else _highest() + 1)
-
-
-def _highest() -> int:
-    return max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers, not paths
+        if int(name) not in kept:
+            with contextlib.suppress(OSError):  # the one that the list was read from
+                os.close(int(name))
 
 
 def clone(descriptor: int) -> int:
@@ -195,14 +193,18 @@ class Storer:
 
     def __init__(self, device: int) -> None:
         self._descriptor = clone(device)
-        self._waiting: queue.SimpleQueue[tuple[int, int, memoryview] | None] = queue.SimpleQueue()
+        self._group: list[_Item] = []
+        self._waiting: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="casemate-fuse-store", daemon=True)
         self._thread.start()
 
     def store(self, node: int, offset: int, data: memoryview) -> None:
         """Store ``data`` at ``offset`` of the file ``node``, soon or never."""
-        if self._waiting.qsize() < _MAX_STORES:
-            self._waiting.put((node, offset, data))
+        self._group.append((node, offset, data))
+        if len(self._group) == _STORED_AT_ONCE:
+            if self._waiting.qsize() < _MAX_STORES:
+                self._waiting.put(self._group)
+            self._group = []
 
     def end(self) -> None:
         """Stop after what is being stored."""
@@ -210,11 +212,10 @@ class Storer:
 
     def _run(self) -> None:
         try:
-            while (item := self._waiting.get()) is not None:
-                node, offset, data = item
-                with contextlib.suppress(
-                    OSError
-                ):  # the kernel has forgotten the file, or the mount
-                    os.writev(self._descriptor, [wire.store_notice(node, offset, len(data)), data])
+            while (group := self._waiting.get()) is not None:
+                for node, offset, data in group:
+                    notice = wire.store_notice(node, offset, len(data))
+                    with contextlib.suppress(OSError):  # the kernel has forgotten file or mount
+                        os.writev(self._descriptor, [notice, data])
         finally:
             os.close(self._descriptor)

@@ -124,8 +124,9 @@ class ImageFile:
             NotGenuineError, UnavailableError: as :meth:`read_into`.
         """
         position, _ = self.header.chunk_span(first)
+        whole = sum(map(len, buffers))
         try:
-            if os.preadv(self._descriptor, buffers, position) == sum(map(len, buffers)):
+            if os.preadv(self._descriptor, buffers, position) == whole:
                 return
         except OSError:
             pass  # one by one, so that the error names the chunk
@@ -217,6 +218,7 @@ class SealedImage:
             payload_size=file.header.payload_size, toc_size=file.header.toc_size
         )
         self._scratch = threading.local()
+        self._full = file.header.payload_size // CHUNK_SIZE  # so many chunks have their full size
         self._cache: OrderedDict[int, bytearray] = OrderedDict()
         self._cache_lock = threading.Lock()
         entries = parse_toc(self._toc(), payload_size=file.header.payload_size)
@@ -327,9 +329,8 @@ class SealedImage:
         end, position = start + len(buffer), start
         while position < end:
             index, skip = divmod(position, CHUNK_SIZE)
-            size = self.header.chunk_span(index)[1]
-            take = min(size - skip, end - position)
-            if take == size:
+            take = min(CHUNK_SIZE - skip, end - position)
+            if not skip and (take == CHUNK_SIZE or end == self.header.payload_size):
                 last = end == self.header.payload_size and end % CHUNK_SIZE != 0
                 count = min((end - position) // CHUNK_SIZE + last, _RUN)
                 take = min(count * CHUNK_SIZE, end - position)
@@ -416,21 +417,28 @@ class SealedImage:
     def _decrypt(self, first: int, count: int, out: memoryview) -> None:
         """Decrypt up to ``_RUN`` chunks into ``out``, which has exactly their length."""
         try:
-            room = getattr(self._scratch, "buffers", None)
-            if room is None:
-                room = self._scratch.buffers = [
-                    memoryview(bytearray(CHUNK_SIZE + TAG_SIZE)) for _ in range(_RUN)
-                ]
-            sizes = [self.header.chunk_span(index)[1] for index in range(first, first + count)]
-            self._file.read_chunks(
-                [buffer[:size] for buffer, size in zip(room, sizes, strict=False)], first
-            )
+            room = self._sealed_room()
+            sealed = room[:count]
+            if first + count > self._full:  # the last one is shorter
+                size = self.header.chunk_span(first + count - 1)[1]
+                sealed[-1] = sealed[-1][: size + TAG_SIZE]
+            self._file.read_chunks([each[:-TAG_SIZE] for each in sealed], first)
             place = 0
-            for index, size, sealed in zip(range(first, first + count), sizes, room, strict=False):
-                self._open_chunk(index, sealed[: size + TAG_SIZE], out[place : place + size])
-                place += size
+            for index, each in enumerate(sealed, first):
+                end = place + len(each) - TAG_SIZE
+                self._open_chunk(index, each, out[place:end])
+                place = end
         except MemoryError as error:
             raise self._no_memory(first) from error
+
+    def _sealed_room(self) -> list[memoryview]:
+        """This thread's room for sealed chunks, each with its tag behind it."""
+        room: list[memoryview] | None = getattr(self._scratch, "room", None)
+        if room is None:
+            each = CHUNK_SIZE + TAG_SIZE
+            whole = memoryview(bytearray(_RUN * each))
+            room = self._scratch.room = [whole[at : at + each] for at in range(0, len(whole), each)]
+        return room
 
     def _open_chunk(self, index: int, sealed: memoryview, out: memoryview) -> None:
         sealed[-TAG_SIZE:] = self._file.tag(index)

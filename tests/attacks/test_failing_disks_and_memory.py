@@ -1,0 +1,248 @@
+"""Disks fail, memory runs out, processes die: an error, never wrong bytes, never a wait.
+
+The failing disk is a real one to the kernel: a mount whose own image has a changed chunk gives EIO
+for exactly those bytes, and the sealed image that fails lies on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.support.launches import descendants
+from tests.support.trees import CHUNK, KEY, OTHER_KEY, file, varied
+
+from casemate.errors import CasemateError, NotGenuineError, UnavailableError
+from casemate.image.extract import extract
+from casemate.image.format import PAYLOAD_START
+from casemate.image.fuse import FuseMount, fuse_available
+from casemate.image.fuse_helpers import Helpers
+from casemate.image.reader import open_image
+from casemate.image.seal import SealedImageInfo, seal
+
+_REASON = fuse_available()
+pytestmark = pytest.mark.skipif(_REASON is not None, reason=f"no mount here: {_REASON}")
+
+CONTENT = varied(40 * CHUNK)
+TREE = (file("a", CONTENT), file("b", b"fine"))
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A sealed image on a disk that gives EIO for one of its chunks."""
+
+    image: Path
+    info: SealedImageInfo
+    broken: int
+
+    @property
+    def offset(self) -> int:
+        """Where in the file ``a`` the broken chunk begins."""
+        with open_image(self.image, KEY) as image:
+            return self.broken * CHUNK - image.entry("a").offset
+
+
+@contextmanager
+def failing_disk(folder: Path, *, broken: int = 9) -> Iterator[Disk]:
+    (folder / "disk").mkdir()
+    info = seal(TREE, KEY, folder / "inner")
+    disk = seal([file("image", info.path.read_bytes())], OTHER_KEY, folder / "outer")
+    with open_image(disk.path, OTHER_KEY) as outer:
+        # The first byte of the inner image's chunk, wherever that lies in the outer one.
+        place = outer.entry("image").offset + PAYLOAD_START + broken * CHUNK
+        with disk.path.open("r+b") as raw:
+            raw.seek(PAYLOAD_START + place)
+            changed = bytes([raw.read(1)[0] ^ 1])
+            raw.seek(PAYLOAD_START + place)
+            raw.write(changed)
+        with FuseMount(outer, folder / "disk", on_error=lambda error: None):
+            yield Disk(folder / "disk" / "image", info, broken)
+
+
+def test_a_disk_error_names_image_and_chunk(tmp_path: Path) -> None:
+    with failing_disk(tmp_path) as disk, open_image(disk.image, KEY, disk.info.id) as image:
+        assert image.read_file("a", 0, 4 * CHUNK) == CONTENT[: 4 * CHUNK]
+        for attempt in (
+            lambda: image.read_file("a", disk.offset, 10),
+            lambda: image.verify_all(threads=2),
+        ):
+            with pytest.raises(UnavailableError) as caught:
+                attempt()
+            assert caught.value.code == "image.unreadable"
+            assert str(disk.image) in caught.value.message
+            assert caught.value.got == os.strerror(errno.EIO)
+        with pytest.raises(UnavailableError) as caught:
+            image.read_file("a", disk.offset, 10)
+        assert caught.value.field == f"chunk {disk.broken}"
+        assert image.read_file("a", disk.offset + 2 * CHUNK) == CONTENT[disk.offset + 2 * CHUNK :]
+
+
+def test_a_disk_error_below_a_mount_is_an_io_error_to_the_reader(tmp_path: Path) -> None:
+    errors: list[CasemateError] = []
+    (tmp_path / "mnt").mkdir()
+    with (
+        failing_disk(tmp_path) as disk,
+        open_image(disk.image, KEY, disk.info.id) as image,
+        FuseMount(image, tmp_path / "mnt", on_error=errors.append),
+    ):
+        with (tmp_path / "mnt" / "a").open("rb", buffering=0) as mounted:
+            with pytest.raises(OSError) as caught:
+                os.pread(mounted.fileno(), 100, disk.offset)
+            assert caught.value.errno == errno.EIO
+            assert os.pread(mounted.fileno(), 100, 0) == CONTENT[:100]
+        assert (tmp_path / "mnt" / "b").read_bytes() == b"fine"
+        wait_until(lambda: bool(errors))
+    assert {error.code for error in errors} == {"image.unreadable"}
+    assert {error.field for error in errors} == {f"chunk {disk.broken}"}
+
+
+def test_a_disk_error_during_extraction_leaves_nothing_behind(tmp_path: Path) -> None:
+    with (
+        failing_disk(tmp_path) as disk,
+        open_image(disk.image, KEY) as image,
+        pytest.raises(UnavailableError),
+    ):
+        extract(image, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_disk_error_in_the_prologue_is_an_error_at_once(tmp_path: Path) -> None:
+    with failing_disk(tmp_path, broken=0) as disk, pytest.raises(UnavailableError) as caught:
+        open_image(disk.image, KEY)  # in one page of the disk's chunk with the first chunk's start
+    assert caught.value.code == "image.unreadable"
+
+
+_SERVER = """
+import resource, sys
+from pathlib import Path
+from casemate.image.fuse import FuseMount
+from casemate.image.reader import open_image
+from casemate.types import Secret
+
+image, folder, servers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+hoard = []
+
+def use_up_memory():
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), -1))
+    try:
+        while True:
+            hoard.append(bytearray(32768))  # smaller pieces are left
+    except MemoryError:
+        pass
+
+def tell(error):
+    print(error.code, error, file=sys.stderr, flush=True)
+
+with open_image(image, Secret(bytes(range(32)))) as opened:
+    with FuseMount(opened, folder, servers=servers, on_error=tell) as mount:
+        if "--without-memory" in sys.argv:
+            use_up_memory()
+        print("ready", flush=True)
+        mount.wait()
+"""
+
+
+@contextmanager
+def served(
+    image: Path, folder: Path, *options: str, servers: int = 2
+) -> Iterator[subprocess.Popen[str]]:
+    """A mount of an image on a new folder, served from a process of its own."""
+    folder.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", _SERVER, str(image), str(folder), str(servers), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # so that a limit holds for every thread
+    ) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+        try:
+            yield server
+        finally:
+            server.kill()
+            subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
+
+
+def test_without_memory_reads_fail_and_work_again_once_there_is_some(tmp_path: Path) -> None:
+    info = seal(TREE, KEY, tmp_path / "image")
+    with (
+        served(info.path, tmp_path / "mnt", "--without-memory", servers=1) as server,
+        (tmp_path / "mnt" / "a").open("rb", buffering=0) as mounted,
+    ):
+        with pytest.raises(OSError) as caught:
+            os.pread(mounted.fileno(), 4096, 7 * CHUNK)
+        assert caught.value.errno == errno.EIO
+        resource.prlimit(server.pid, resource.RLIMIT_AS, (-1, -1))
+        assert os.pread(mounted.fileno(), 4096, 7 * CHUNK) == CONTENT[7 * CHUNK :][:4096]
+        assert server.stderr is not None
+        told = server.stderr.readline()
+    assert f"image.no-memory {info.path}: no memory is left to decrypt chunk" in told
+
+
+def test_when_a_helper_is_killed_the_others_go_on(tmp_path: Path) -> None:
+    info = seal(TREE, KEY, tmp_path / "image")
+    with served(info.path, tmp_path / "mnt") as server:
+        (helper,) = descendants(server.pid)
+        os.kill(helper, signal.SIGKILL)
+        assert (tmp_path / "mnt" / "a").read_bytes() == CONTENT
+    # Without its parent no helper lives on to hold the mount.
+    assert descendants(server.pid) == []
+
+
+def test_killing_a_helper_in_the_middle_of_reads_is_an_error_at_most(tmp_path: Path) -> None:
+    info = seal(TREE, KEY, tmp_path / "image")
+    wrong: list[int] = []
+
+    def read(start: int) -> None:
+        with contextlib.suppress(OSError), (tmp_path / "mnt" / "a").open("rb", 0) as mounted:
+            for offset in range(start, len(CONTENT), 8 * CHUNK):
+                if os.pread(mounted.fileno(), CHUNK, offset) != CONTENT[offset : offset + CHUNK]:
+                    wrong.append(offset)
+
+    with served(info.path, tmp_path / "mnt") as server:
+        readers = [threading.Thread(target=read, args=(n * CHUNK,)) for n in range(8)]
+        for reader in readers:
+            reader.start()
+        os.kill(descendants(server.pid)[0], signal.SIGKILL)
+        for reader in readers:
+            reader.join(20)
+        assert not any(reader.is_alive() for reader in readers), "a reader waits for ever"
+    assert wrong == []
+
+
+def test_helpers_pass_on_what_went_wrong_and_end_with_their_parent() -> None:
+    told: list[CasemateError] = []
+    device = os.open(os.devnull, os.O_RDWR)
+    refusal = NotGenuineError("image.chunk-corrupt", "x: chunk 7", field="chunk 7", remedy="r")
+    helpers = Helpers(2, device, keep=(), serve=lambda _, report: report(refusal))
+    try:
+        helpers.begin(told.append)
+        wait_until(lambda: len(told) == 2)
+    finally:
+        helpers.end()
+        os.close(device)
+    assert {type(error) for error in told} == {NotGenuineError}
+    assert told[0].as_dict() == refusal.as_dict()
+    assert descendants(os.getpid()) == []
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it didn't happen within five seconds")
