@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf.message import DecodeError
 from tests.support.containers import File, layer
+from tests.support.models import gguf, onnx_with_data
 
 from casemate.collateral.bundle import FORMAT as BUNDLE
 from casemate.collateral.bundle import parse_bundle
@@ -58,6 +59,9 @@ from casemate.image.bom.grammar import parse_bom_text
 from casemate.image.elf import read_needs
 from casemate.image.format import parse_header, parse_prologue, parse_toc
 from casemate.image.keys import parse_key_file
+from casemate.image.model.gguf import check_header as check_gguf
+from casemate.image.model.onnx_graph import external_data
+from casemate.image.model.safetensors import check_header as check_safetensors
 from casemate.image.oci.auth import parse_challenge
 from casemate.image.oci.distribution import Blob
 from casemate.image.oci.flatten import LayeredTree
@@ -436,6 +440,15 @@ TARGETS: Mapping[str, Target] = {
         ),
     ),
     "encrypted-layer": Target(run=_encryption, seeds=_given(b"{}", b'{"recipients":[{}]}')),
+    "safetensors": Target(
+        run=lambda d: check_safetensors(d, 8),
+        seeds=_given(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'),
+    ),
+    "gguf": Target(run=lambda d: check_gguf(memoryview(d), len(d)), seeds=lambda: [gguf()]),
+    "onnx-data": Target(
+        run=lambda d: external_data(memoryview(d)),
+        seeds=lambda: [onnx_with_data(location="a", offset="1", length="2")],
+    ),
     "elf": Target(
         run=_elf,
         allowed=(MalformedError, UsageError),

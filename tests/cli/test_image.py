@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.containers import File, layer, oci_layout
+from tests.support.models import safetensors
 from tests.support.trees import compare_trees, make_folder
 
 from casemate.image.fuse import fuse_available
@@ -306,3 +307,18 @@ def test_a_container_image_is_encrypted_for_a_recipient_and_sealed_by_it(tmp_pat
     casemate(*seal, "--decryption-key", tmp_path / "guest.pem", "--draft", tmp_path / "draft.toml")
     assert casemate("image", "cat", sealed, "a", "--key", tmp_path / "key").stdout == "A"
     assert 'argv = ["/bin/a", "-b"]' in (tmp_path / "draft.toml").read_text()
+
+
+def test_a_model_is_looked_at_and_its_weights_are_told(tmp_path: Path) -> None:
+    casemate("key", "new", tmp_path / "key")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/a.safetensors").write_bytes(safetensors())
+    (tmp_path / "model/b.pt").write_bytes(b"x")
+    seal = ["image", "seal", f"model:{tmp_path}/model", tmp_path / "m", "--key", tmp_path / "key"]
+    assert "model.code" in casemate(*seal, code=2).stderr
+    done = casemate(*seal, "--allow-pickle", "--json")
+    assert "b.pt runs code" in done.stderr
+    shown = casemate("image", "show", tmp_path / "m", "--key", tmp_path / "key", "--json")
+    weights = json.loads(done.stdout)["weights"]
+    assert len(weights) == 64
+    assert json.loads(shown.stdout)["weights"] == weights

@@ -24,6 +24,7 @@ from casemate.image.compare import compare
 from casemate.image.extract import extract as extract_image
 from casemate.image.format import TocEntry
 from casemate.image.keys import read_key_file
+from casemate.image.model import MODEL_RECORD, recorded_digest
 from casemate.image.opening import opened_on
 from casemate.image.reader import ImageFile, SealedImage, open_image
 from casemate.image.rekey import rekey as change_key
@@ -68,7 +69,7 @@ command.add_command(pull)
 @command.command(
     epilog="""\b
 Examples:
-  casemate image seal model/ images/model.sealed --key secrets/model_key
+  casemate image seal model:model/ images/model.sealed --key secrets/model_key
   casemate image seal bom:model-server images/root.sealed --key secrets/image_key
   casemate image seal my-server.yaml images/root.sealed --key secrets/image_key
   casemate image seal oci:tf:1.0 root.sealed --key image_key --draft launch.toml
@@ -85,6 +86,10 @@ Examples:
     "--max-size", type=click.IntRange(1), default=DEFAULT_LIMIT, metavar="BYTES",
     help="What a container image may unpack to.  [default: 64 GiB]",
 )  # fmt: skip
+@click.option(
+    "--allow-pickle", is_flag=True,
+    help="INSECURE: of a model, take files that run code when they are loaded.",
+)  # fmt: skip
 @include_dirs
 @decryption_keys
 @registry_access
@@ -98,6 +103,7 @@ def seal(
     keep_times: bool,
     draft: Path | None,
     max_size: int,
+    allow_pickle: bool,
     include_dirs: tuple[Path, ...],
     decryption_keys: tuple[Path, ...],
     as_json: bool,
@@ -107,7 +113,7 @@ def seal(
     SOURCE is a folder; or a bill of materials (.yaml), which names the files and packages of this
     machine that make up a root file system; or bom:NAME, a bill in the box; or a container image,
     oci:PATH or docker-archive:FILE, with :TAG or @sha256:… after it where there are several, or
-    registry:HOST/NAME:TAG.
+    registry:HOST/NAME:TAG; or model:DIR, a folder that holds a model, whose files are looked at.
 
     The same tree under the same key gives the same file. The id that is printed pins every byte;
     a launch contract names images by it.
@@ -117,7 +123,7 @@ def seal(
         tree = read_source(
             source, keep_owner=keep_owner, keep_times=keep_times, limit=max_size,
             include_dirs=include_dirs, access=access, decryption_keys=decryption_keys,
-            progress=bar("fetching"),
+            allow_pickle=allow_pickle, progress=bar("fetching"),
         )  # fmt: skip
     if draft is not None and tree.container is None:
         raise UsageError(
@@ -139,6 +145,7 @@ def seal(
             "payload_size": info.payload_size,
             "file_size": info.file_size,
             "container": tree.container.digest if tree.container is not None else "",
+            "weights": tree.weights,
         },
         as_json=as_json,
     )
@@ -165,6 +172,7 @@ def show(image: Path, key: Path | None, as_json: bool) -> None:
         with open_image(image, read_key_file(key), file.id) as opened:
             report["entries"] = len(opened.entries)
             report["content_size"] = sum(entry.size for entry in opened)
+            report["weights"] = _weights(opened)
     _report(report, as_json=as_json)
 
 
@@ -366,6 +374,12 @@ def _hold_open(
             held.wait()
     except KeyboardInterrupt:
         click.echo(f"{folder} is closed", err=True)
+
+
+def _weights(opened: SealedImage) -> str:
+    """The digest of a model's weights, as it was recorded when they were sealed."""
+    entry = opened.entries.get(MODEL_RECORD)
+    return "" if entry is None else recorded_digest(opened.read_file(entry, 0, entry.size))
 
 
 def _opened(image: Path, key: Path, image_id: str | None) -> SealedImage:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from casemate.errors import UsageError
 from casemate.image.bom import Assembly, assemble, load_bom
+from casemate.image.model import read_model_folder
 from casemate.image.oci import ContainerTree, read_container_image
 from casemate.image.oci.ocicrypt import Key, read_key
 from casemate.image.tree import tree_from_directory
@@ -16,6 +17,7 @@ from casemate.project.registries import RegistryAccess, read_from_registry
 
 _IN_THE_BOX = "bom:"
 _CONTAINERS = ("oci:", "docker-archive:")
+_MODEL = "model:"
 _REGISTRIES = ("registry:", "docker://")
 _ENDINGS = (".yaml", ".yml")
 DEFAULT_LIMIT = 64 << 30
@@ -31,6 +33,7 @@ def read_source(
     include_dirs: tuple[Path, ...] = (),
     access: RegistryAccess | None = None,
     decryption_keys: tuple[Path, ...] = (),
+    allow_pickle: bool = False,
     progress: Progress | None = None,
 ) -> Assembly:
     """The tree that a source stands for.
@@ -39,7 +42,7 @@ def read_source(
         source: a folder; a bill of materials (``.yaml``); ``bom:NAME``, a bill in the box;
             ``oci:PATH`` or ``docker-archive:FILE``, a container image, with ``:TAG`` or
             ``@sha256:…`` after it where there are several; ``registry:HOST/NAME:TAG``, one in a
-            registry.
+            registry; ``model:DIR``, a folder that holds a model.
         keep_owner: keep the owners of a folder's entries; otherwise all belong to root. A
             container image's are always kept.
         keep_times: keep their times of change; otherwise all are 0.
@@ -47,6 +50,7 @@ def read_source(
         include_dirs: where a bill's includes are looked for, after its own folder.
         access: how a registry is asked.
         decryption_keys: files of private keys, for a container image's encrypted layers.
+        allow_pickle: take a model's files that run code when they are loaded.
         progress: called with (bytes fetched, bytes in all).
 
     Raises:
@@ -62,6 +66,10 @@ def read_source(
             keep_times=keep_times, keys=keys, progress=progress,
         )  # fmt: skip
         return _assembled(tree)
+    if source.startswith(_MODEL):
+        return _model(
+            Path(source.removeprefix(_MODEL)), keep_times=keep_times, allow_pickle=allow_pickle
+        )
     path = _bill_in_the_box(source) if source.startswith(_IN_THE_BOX) else Path(source)
     if path.is_dir():
         entries = tree_from_directory(path, keep_owner=keep_owner, mtime=None if keep_times else 0)
@@ -73,9 +81,19 @@ def read_source(
         f"{source} can't be sealed",
         field="source",
         expected="a folder, a bill of materials (.yaml), bom:NAME, oci:PATH, docker-archive:FILE, "
-        "registry:HOST/NAME",
+        "registry:HOST/NAME, model:DIR",
         got="a file" if path.exists() else "nothing",
         remedy=f"In the box are: {', '.join(sorted(_bills()))}.",
+    )
+
+
+def _model(path: Path, *, keep_times: bool, allow_pickle: bool) -> Assembly:
+    model = read_model_folder(path, allow_pickle=allow_pickle, mtime=None if keep_times else 0)
+    return Assembly(
+        entries=model.entries,
+        why={each: f"{file.kind} weights" for each, file in model.weights.items()},
+        warnings=model.warnings,
+        weights=model.digest.hex(),
     )
 
 

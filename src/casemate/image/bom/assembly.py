@@ -22,12 +22,14 @@ class Assembly:
         why: for each path, which part of the bill asked for it.
         warnings: what may be missing.
         container: the container image that it is from, if it is; holds the contents of its files.
+        weights: digest of a model's weights in hex, if it is a model.
     """
 
     entries: tuple[TreeEntry, ...]
     why: Mapping[str, str]
     warnings: tuple[str, ...]
     container: ContainerTree | None = None
+    weights: str = ""
 
     @property
     def size(self) -> int:
