@@ -89,7 +89,7 @@ proto: setup  ## Compile the protocol buffer definitions
 .PHONY: lock
 lock: setup  ## Write the locked requirements again
 	$(BIN)/pip install --quiet pip-tools
-	$(COMPILE) $(addprefix --extra ,cli image client verify policy collateral serving demo dev) -o requirements/dev.lock pyproject.toml
+	$(COMPILE) $(addprefix --extra ,cli image client verify policy collateral serving package demo dev) -o requirements/dev.lock pyproject.toml
 	$(COMPILE) -o requirements/fuzz.lock requirements/fuzz.in
 
 .PHONY: clean

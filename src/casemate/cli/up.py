@@ -21,6 +21,10 @@ from casemate.project.running import RunState, run_project, start_detached
 @project_option
 @click.option("-s", "--server", metavar="HOST", help="Where launchers find the broker instead.")
 @click.option("-p", "--port", type=click.IntRange(1, 65535), help="Its port instead.")
+@click.option(
+    "-u", "--pccs-url", metavar="URL",
+    help="Have the broker ask this PCCS about Intel's platforms.",
+)  # fmt: skip
 @click.option("-d", "--detach", is_flag=True, help="Return when the workload serves; go on.")
 @click.option(
     "--containers", is_flag=True,
@@ -42,6 +46,7 @@ def command(
     project: Project,
     server: str | None,
     port: int | None,
+    pccs_url: str | None,
     detach: bool,
     containers: bool,
     engine: str | None,
@@ -58,6 +63,7 @@ def command(
     the other is then stopped too.
     """
     project = project.at(server=server, port=port)
+    broker_options = ("--fetch", "--pccs", pccs_url) if pccs_url else ()
     if not no_build:
         build(project)
     if containers:
@@ -68,6 +74,7 @@ def command(
             layout,
             engine=find_engine(engine),
             memory=memory,
+            broker_options=broker_options,
             say=lambda text: click.echo(f"casemate up: {text}", err=True),
         )
         if as_json:
@@ -81,6 +88,7 @@ def command(
             casemate_command(
                 "up", "--no-build", "--project", str(project.base), "-s", host, "-p", str(number),
                 *(["--allow-disk"] if allow_disk else []),
+                *(["--pccs-url", pccs_url] if pccs_url else []),
             ),
         )  # fmt: skip
         _tell(state, as_json)
@@ -89,6 +97,7 @@ def command(
     run_project(
         project,
         launch_options=("--allow-disk",) if allow_disk else (),
+        broker_options=broker_options,
         say=lambda text: click.echo(f"casemate up: {text}", err=True),
         on_ready=lambda state: _tell(state, as_json),
     )

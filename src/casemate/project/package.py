@@ -17,6 +17,7 @@ from casemate import __version__
 from casemate.errors import UsageError
 from casemate.evidence import Tee
 from casemate.image.bom import Assembly
+from casemate.image.oci.ocicrypt import Key
 from casemate.image.oci.write import RunSettings, WrittenImage, write_oci_layout
 from casemate.image.tree import EntryKind, TreeEntry
 from casemate.project.build import Project
@@ -66,6 +67,7 @@ def package(
     registry: str,
     tag: str,
     names: dict[Part, str],
+    recipients: tuple[Key, ...] = (),
     on_part: Callable[[Part], None] = lambda _: None,
 ) -> Iterator[Packaged]:
     """Write the container images of a built project into a folder in OCI layout.
@@ -76,6 +78,7 @@ def package(
         registry: what the names begin with.
         tag: what they end with.
         names: other names than the reference's.
+        recipients: public keys of those who may decrypt the layers; none leaves them readable.
         on_part: told which image is next.
 
     Raises:
@@ -90,7 +93,7 @@ def package(
         on_part(part)
         reference = f"{registry}/{names.get(part, part)}:{tag}"
         root, layers, settings = build(project, reference)
-        image = write_oci_layout(layout, layers, settings, tag=reference)
+        image = write_oci_layout(layout, layers, settings, tag=reference, recipients=recipients)
         yield Packaged(part=part, reference=reference, image=image, root=root)
 
 

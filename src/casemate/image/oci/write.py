@@ -13,10 +13,11 @@ import io
 import json
 import tarfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from casemate.image.oci.ocicrypt import SUFFIX, Key, encrypt_layer
 from casemate.image.payload import PayloadReader, lay_out
 from casemate.image.tree import TreeEntry, normalised
 
@@ -70,13 +71,20 @@ class _Blob:
     media_type: str
     digest: str
     size: int
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
-    def descriptor(self) -> dict[str, str | int]:
-        return {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
+    def descriptor(self) -> dict[str, object]:
+        plain = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
+        return {**plain, "annotations": dict(self.annotations)} if self.annotations else plain
 
 
 def write_oci_layout(
-    folder: Path, layers: Sequence[tuple[TreeEntry, ...]], settings: RunSettings, *, tag: str
+    folder: Path,
+    layers: Sequence[tuple[TreeEntry, ...]],
+    settings: RunSettings,
+    *,
+    tag: str,
+    recipients: tuple[Key, ...] = (),
 ) -> WrittenImage:
     """Write an image into a folder in OCI layout, beside those that are there under other tags.
 
@@ -85,6 +93,8 @@ def write_oci_layout(
         layers: trees, from the lowest up.
         settings: how it is run.
         tag: its name in the layout; whatever had it before loses it.
+        recipients: public keys of those who may decrypt the layers (ocicrypt); where there are
+            any, each time gives other bytes.
 
     Raises:
         UsageError: ``image.tree`` for what can't be in a tree.
@@ -93,6 +103,8 @@ def write_oci_layout(
     blobs.mkdir(parents=True, exist_ok=True)
     written = [_layer(blobs, layer) for layer in layers]
     config = _put(blobs, CONFIG_TYPE, _config(written, settings))
+    if recipients:
+        written = [_encrypted(blobs, layer, recipients) for layer in written]
     manifest = _put(
         blobs,
         MANIFEST_TYPE,
@@ -157,6 +169,22 @@ def _layer(blobs: Path, entries: tuple[TreeEntry, ...]) -> _Blob:
             file.write(piece)
     part.replace(blobs / digest.hexdigest())
     return _Blob(media_type=LAYER_TYPE, digest=f"sha256:{digest.hexdigest()}", size=layout.size)
+
+
+def _encrypted(blobs: Path, layer: _Blob, recipients: tuple[Key, ...]) -> _Blob:
+    """A layer's blob encrypted; the one in the clear is gone then."""
+    plain, part = blobs / _digits(layer.digest), blobs / ".part"
+    with plain.open("rb") as file, part.open("wb") as output:
+        pieces = iter(lambda: file.read(_PIECE), b"")
+        made = encrypt_layer(pieces, layer.digest, output, recipients)
+    part.replace(blobs / _digits(made.digest))
+    plain.unlink()
+    return _Blob(
+        media_type=LAYER_TYPE + SUFFIX,
+        digest=made.digest,
+        size=made.size,
+        annotations=made.annotations,
+    )
 
 
 def _config(layers: Sequence[_Blob], settings: RunSettings) -> bytes:
