@@ -91,9 +91,10 @@ from casemate.types import Sha384
 from casemate.verify.eventlog import check_tpm_log
 from casemate_testkit import ratls
 from casemate_testkit.dcap import DcapPlatform
+from casemate_testkit.eventlog import BOOT, event_log, registers, startup_locality
 from casemate_testkit.nvidia import NvidiaDevice
 from casemate_testkit.tokens import SGX, SNP, TDX, TokenService, azure_vm
-from casemate_testkit.tpm import BOOT, Tpm, event_log, registers, startup_locality
+from casemate_testkit.tpm import Tpm
 
 ROOT = Path(__file__).resolve().parents[1]
 _SPECS = ROOT / "specs" / "vectors"

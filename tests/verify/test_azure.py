@@ -14,9 +14,9 @@ from casemate.verify.checks import CheckList
 from casemate.verify.roots import VendorRoots
 from casemate_testkit.azure import AzureVm
 from casemate_testkit.dcap import DcapPlatform
+from casemate_testkit.eventlog import BOOT, event_log, registers
 from casemate_testkit.pki import NOW
 from casemate_testkit.snp import SnpPlatform
-from casemate_testkit.tpm import BOOT, event_log, registers
 
 SNP, TDX = AzureVm(hardware=SnpPlatform()), AzureVm(hardware=DcapPlatform())
 OTHER = AzureVm(hardware=SNP.hardware, secure_boot=False)

@@ -2,11 +2,17 @@
 
 import pytest
 
+from casemate.endorsements.collection import Endorsements
 from casemate.endorsements.dcap import parse_dcap_collateral
 from casemate.errors import CasemateError, NotGenuineError, UnavailableError
+from casemate.evidence.eventlog import parse_event_log
 from casemate.evidence.quote import parse_quote
+from casemate.verify.anything import verify_anything
+from casemate.verify.checks import CheckList
 from casemate.verify.dcap import verify_quote
+from casemate.verify.roots import VendorRoots
 from casemate_testkit.dcap import DcapPlatform, Tcb, TcbLevel
+from casemate_testkit.eventlog import TD_BOOT, Event, event_log, rtmrs
 from casemate_testkit.pki import DAY, NOW, P256
 
 PLATFORM = DcapPlatform()
@@ -191,3 +197,33 @@ def test_no_collateral_tells_nothing():
     with pytest.raises(UnavailableError) as caught:
         verify_quote(PLATFORM.sgx_quote(), collateral=None, at=NOW, root=PLATFORM.root_der)
     assert caught.value.code == "dcap.no-collateral"
+
+
+def with_log(events, *, quoted=TD_BOOT):
+    return verify_anything(
+        "tdx", PLATFORM.td_quote(rtmr=rtmrs(quoted)), at=NOW, checks=CheckList(),
+        roots=VendorRoots(intel=PLATFORM.root_der),
+        endorsements=Endorsements(dcap=parse_dcap_collateral(PLATFORM.collateral(td=True))),
+        eventlog=parse_event_log(event_log(events, td=True)),
+    )  # fmt: skip
+
+
+def test_a_trust_domains_log_gives_its_registers():
+    report = with_log(TD_BOOT)
+    assert report.checks[-1].name == "eventlog.replay"
+    assert report.claims["rtmr3"] == bytes(48)
+
+
+LOGS = {
+    "of an earlier boot": (*TD_BOOT, Event(register=4, type=13, data=b"a launch contract")),
+    "without an event": TD_BOOT[1:],
+    "with another event": (Event(register=1, type=8, data=b"x"), *TD_BOOT[1:]),
+    "into a register that there isn't": (*TD_BOOT, Event(register=5, type=13, data=b"x")),
+}
+
+
+@pytest.mark.parametrize("which", LOGS)
+def test_a_log_that_is_not_what_was_measured(which):
+    with pytest.raises(NotGenuineError) as caught:
+        with_log(LOGS[which])
+    assert caught.value.code == "eventlog.replay"

@@ -29,11 +29,12 @@ from casemate_testkit import ratls
 from casemate_testkit.azure import AzureVm
 from casemate_testkit.cca import CcaPlatform
 from casemate_testkit.dcap import DcapPlatform
+from casemate_testkit.eventlog import registers
 from casemate_testkit.nitro import NitroModule
 from casemate_testkit.nvidia import NvidiaDevice
 from casemate_testkit.pki import NOW
 from casemate_testkit.snp import SnpPlatform
-from casemate_testkit.tpm import Tpm, registers
+from casemate_testkit.tpm import Tpm
 
 SNP, INTEL, GPU, CCA, NITRO = (
     SnpPlatform(),

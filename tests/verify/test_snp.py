@@ -11,13 +11,17 @@ from casemate_testkit.snp import SnpPlatform
 MACHINE, OTHER = SnpPlatform(), SnpPlatform(chip=bytes(64 - 1) + b"\1")
 
 
+PRODUCTS = {name: SnpPlatform(product=name) for name in ("Milan", "Genoa", "Turin")}
+EACH = pytest.mark.parametrize("product", PRODUCTS)
+
+
 def verify(report, *, machine=MACHINE, certificates=None, lists=()):
     return verify_snp(
         report,
         certificates=machine.certificates if certificates is None else certificates,
         revocation_lists=lists,
         at=NOW,
-        roots={"Milan": fingerprint(machine.ark.certificate)},
+        roots={machine.product: fingerprint(machine.ark.certificate)},
     )
 
 
@@ -37,6 +41,47 @@ def test_a_genuine_report():
     }  # fmt: skip
     assert report.claims["revocation"] == "unknown"
     assert [check.name for check in report.checks][-1] == "snp.signature"
+
+
+@EACH
+def test_a_genuine_report_of_each_line(product):
+    machine = PRODUCTS[product]
+    claims = verify(machine.report(), machine=machine).claims
+    assert claims["product"] == product
+    assert ("fmc" in claims["reported_tcb"]) is (product == "Turin")
+    assert claims["chip_id"] == machine.chip.ljust(64, b"\0")
+
+
+@EACH
+def test_each_lines_leaf_is_of_its_own_chip_and_tcb(product):
+    machine = PRODUCTS[product]
+    other = SnpPlatform(product=product, root=machine.ark, chip=bytes(range(1, 65)))
+    refused("snp.chip-id", other.report(signer=machine.vcek), machine=machine)
+    older = SnpPlatform(product=product, root=machine.ark, tcb=(4, 0, 23, 219), fmc=0)
+    refused("snp.reported-tcb", older.report(signer=machine.vcek), machine=machine)
+
+
+def test_turins_own_part_of_the_tcb_counts():
+    machine = PRODUCTS["Turin"]
+    older = SnpPlatform(product="Turin", root=machine.ark, fmc=0)
+    refused("snp.reported-tcb", older.report(signer=machine.vcek), machine=machine)
+
+
+def test_a_line_without_a_root():
+    with pytest.raises(NotGenuineError) as caught:
+        verify_snp(
+            MACHINE.report(), certificates=MACHINE.certificates, at=NOW,
+            roots={"Genoa": fingerprint(MACHINE.ark.certificate)},
+        )  # fmt: skip
+    assert caught.value.code == "snp.product"
+
+
+def test_a_cloud_providers_key_signs_for_no_chip():
+    machine = SnpPlatform(vlek=True)
+    claims = verify(machine.report(x1A0=bytes(64)), machine=machine).claims
+    assert (claims["signer"], claims["csp_id"]) == ("vlek", "CN=cloud.example")
+    older = SnpPlatform(vlek=True, root=machine.ark, tcb=(4, 0, 23, 219))
+    refused("snp.reported-tcb", older.report(signer=machine.vcek), machine=machine)
 
 
 def test_a_debuggable_guest_is_genuine_and_says_so():

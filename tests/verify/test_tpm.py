@@ -21,17 +21,17 @@ from casemate.verify.chain import fingerprint
 from casemate.verify.checks import CheckList
 from casemate.verify.roots import VendorRoots
 from casemate.verify.tpm_credential import make_credential
-from casemate_testkit.pki import DAY, NOW, P256, spki
-from casemate_testkit.snp import SnpPlatform
-from casemate_testkit.tpm import (
+from casemate_testkit.eventlog import (
     BOOT,
     Event,
-    Tpm,
     event_log,
     registers,
     secure_boot,
     startup_locality,
 )
+from casemate_testkit.pki import DAY, NOW, P256, spki
+from casemate_testkit.snp import SnpPlatform
+from casemate_testkit.tpm import Tpm
 
 TPM, OTHER = Tpm(), Tpm()
 QUOTED = TPM.evidence(TPM.quote(pcrs=registers()))
@@ -122,19 +122,20 @@ LOGS = {
     "without an event": ("eventlog.replay", BOOT[1:]),
     "in another order": ("eventlog.replay", (BOOT[0], BOOT[3], BOOT[2], BOOT[1])),
     "that describes another value": (
-        "eventlog.description", (BOOT[0], secure_boot(b"\x00", digest=BOOT[1].measured), *BOOT[2:]),
+        "eventlog.description",
+        (BOOT[0], secure_boot(b"\x00", digest=BOOT[1].measured()), *BOOT[2:]),
     ),
     "that starts twice": ("eventlog.locality", (startup_locality(0), startup_locality(0), *BOOT)),
     "that starts nowhere": ("eventlog.locality", (startup_locality(2), *BOOT)),
     "with half a variable": (
         "encoding.truncated",
         (*BOOT[:1], Event(register=7, type=0x80000001, data=bytes(20),
-                          digest=BOOT[1].measured), *BOOT[2:]),
+                          digest=BOOT[1].measured()), *BOOT[2:]),
     ),
     "with a variable beyond all size": (
         "eventlog.variable",
         (*BOOT[:1], Event(register=7, type=0x80000001, data=b"\xff" * 64,
-                          digest=BOOT[1].measured), *BOOT[2:]),
+                          digest=BOOT[1].measured()), *BOOT[2:]),
     ),
 }  # fmt: skip
 

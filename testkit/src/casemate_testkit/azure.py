@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from casemate_testkit.dcap import DcapPlatform
+from casemate_testkit.eventlog import registers
 from casemate_testkit.pki import der
 from casemate_testkit.snp import SnpPlatform
-from casemate_testkit.tpm import Tpm, registers
+from casemate_testkit.tpm import Tpm
 
 _HARDWARE_SIZE = 0x4A0
 _KINDS = {"snp": 2, "tdx": 4}

@@ -14,6 +14,9 @@ from casemate_testkit.pki import DAY, NOW, Authority, Options, make, tlv, tlv_in
 
 _AMD = "1.3.6.1.4.1.3704.1"
 CHIP = bytes(range(64))
+_CPUID = {"Milan": b"\x19\x01\x01", "Genoa": b"\x19\x11\x01", "Turin": b"\x1a\x02\x01"}
+_PARTS = ("3.1", "3.2", "3.3", "3.8")
+_TURIN_ID_SIZE = 8
 
 
 @dataclass(eq=False)
@@ -24,6 +27,8 @@ class SnpPlatform:
         tcb: bootloader, tee, snp, microcode that the leaf is derived for.
         until: the end of its certificates.
         vlek: whether a cloud provider's key signs, and not the chip's.
+        product: the line: Milan, Genoa or Turin.
+        fmc: the part of the TCB that Turin alone has.
     """
 
     tcb: tuple[int, int, int, int] = (4, 0, 24, 219)
@@ -32,16 +37,21 @@ class SnpPlatform:
     root: Authority | None = None
     leaf_options: Options = field(default_factory=Options)
     vlek: bool = False
+    product: str = "Milan"
+    fmc: int = 1
 
     def __post_init__(self) -> None:
-        self.ark = self.root or make("ARK-Milan", end=self.until)
-        issuer = "SEV-VLEK-Milan" if self.vlek else "SEV-Milan"
+        if self.product == "Turin":
+            self.chip = self.chip[:_TURIN_ID_SIZE]
+        self.ark = self.root or make(f"ARK-{self.product}", end=self.until)
+        issuer = f"SEV-VLEK-{self.product}" if self.vlek else f"SEV-{self.product}"
         self.ask = self.ark.issue(issuer, path_length=0, end=self.until)
-        parts = zip(("3.1", "3.2", "3.3", "3.8"), self.tcb, strict=True)
         extensions = {
-            f"{_AMD}.2": tlv(0x16, b"Milan-B0"),
-            **{f"{_AMD}.{part}": tlv_integer(value) for part, value in parts},
+            f"{_AMD}.2": tlv(0x16, f"{self.product}-B0".encode()),
+            **{f"{_AMD}.{n}": tlv_integer(v) for n, v in zip(_PARTS, self.tcb, strict=True)},
         }
+        if self.product == "Turin":
+            extensions[f"{_AMD}.3.9"] = tlv_integer(self.fmc)
         if self.vlek:
             extensions[f"{_AMD}.5"] = tlv(0x16, b"CN=cloud.example")
         else:
@@ -70,15 +80,18 @@ class SnpPlatform:
         """
         bootloader, tee, snp, microcode = self.tcb
         tcb = bytes((bootloader, tee, 0, 0, 0, 0, snp, microcode))
+        if self.product == "Turin":
+            tcb = bytes((self.fmc, bootloader, tee, snp, 0, 0, 0, microcode))
+        version = 5 if self.product == "Turin" else 3
         values = {
-            0x000: (3).to_bytes(4, "little"),
+            0x000: version.to_bytes(4, "little"),
             0x008: (0x3001F).to_bytes(8, "little"),
             0x034: (1).to_bytes(4, "little"),
             0x048: (self.vlek << 2).to_bytes(4, "little"),
             0x050: b"\x11" * 64,
             0x090: b"\x22" * 48,
             0x180: tcb,
-            0x188: b"\x19\x01\x01",
+            0x188: _CPUID[self.product],
             0x1A0: self.chip,
             0x1E0: tcb,
             0x1F0: tcb,

@@ -1,10 +1,10 @@
-"""A TPM of our own: its endorsement key's chain, its attestation key, quotes, and event logs.
+"""A TPM of our own: its endorsement key's chain, its attestation key, and quotes.
 
 It holds its keys in memory and does with them what a real one does, so that evidence can have any
 one fault. What real firmware does is another matter: see `casemate_testkit.software_tpm`.
 
-Source: see `casemate.evidence.tpm`, `casemate.evidence.tpm_public`, `casemate.evidence.eventlog`
-and `casemate.verify.tpm_credential`.
+Source: see `casemate.evidence.tpm`, `casemate.evidence.tpm_public` and
+`casemate.verify.tpm_credential`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -30,8 +30,6 @@ EK_USAGE = x509.ObjectIdentifier("2.23.133.8.1")
 RESTRICTED_SIGNING_KEY = 0x00050072
 _SAN = "2.5.29.17"
 _SHA256 = 0x000B
-_EFI_GLOBAL = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")
-_VARIABLE_DRIVER_CONFIG, _NO_ACTION, _SEPARATOR = 0x80000001, 3, 4
 
 
 @dataclass(eq=False, kw_only=True)
@@ -178,82 +176,6 @@ class Tpm:
             "sent": sent.hex(),
             "answered": (sent if answered is None else answered).hex(),
         }).encode()  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """An event of a log.
-
-    Args:
-        register: where it is measured.
-        type: as TCG numbers them.
-        data: the event's own.
-        digest: what is extended, if it isn't the data's.
-    """
-
-    register: int
-    type: int
-    data: bytes
-    digest: bytes | None = None
-
-    @property
-    def measured(self) -> bytes:
-        """What is extended."""
-        return hashlib.sha256(self.data).digest() if self.digest is None else self.digest
-
-
-def secure_boot(value: bytes = b"\x01", *, digest: bytes | None = None) -> Event:
-    """The firmware measures the variable SecureBoot."""
-    variable = "SecureBoot"
-    data = (
-        _EFI_GLOBAL + len(variable).to_bytes(8, "little") + len(value).to_bytes(8, "little")
-        + variable.encode("utf-16-le") + value
-    )  # fmt: skip
-    return Event(register=7, type=_VARIABLE_DRIVER_CONFIG, data=data, digest=digest)
-
-
-def startup_locality(locality: int) -> Event:
-    """Who started the TPM; extends nothing."""
-    data = b"StartupLocality\0" + bytes((locality,))
-    return Event(register=0, type=_NO_ACTION, data=data, digest=bytes(32))
-
-
-BOOT: Sequence[Event] = (
-    Event(register=0, type=8, data=b"firmware version"),
-    secure_boot(),
-    Event(register=4, type=0x80000003, data=b"boot loader"),
-    Event(register=7, type=_SEPARATOR, data=bytes(4)),
-)
-"""A boot with secure boot on."""
-
-
-def event_log(events: Iterable[Event] = BOOT) -> bytes:
-    """A log in the crypto-agile format, of the SHA-256 bank."""
-    spec = (
-        b"Spec ID Event03\0" + bytes(8) + (1).to_bytes(4, "little")
-        + _SHA256.to_bytes(2, "little") + (32).to_bytes(2, "little") + b"\0"
-    )  # fmt: skip
-    head = (
-        bytes(4) + _NO_ACTION.to_bytes(4, "little") + bytes(20)
-        + len(spec).to_bytes(4, "little") + spec
-    )  # fmt: skip
-    return head + b"".join(
-        each.register.to_bytes(4, "little") + each.type.to_bytes(4, "little")
-        + (1).to_bytes(4, "little") + _SHA256.to_bytes(2, "little") + each.measured
-        + len(each.data).to_bytes(4, "little") + each.data
-        for each in events
-    )  # fmt: skip
-
-
-def registers(events: Iterable[Event] = BOOT, *, locality: int = 0) -> dict[int, bytes]:
-    """What all 24 registers hold after these events."""
-    values = {number: (b"\xff" if 17 <= number <= 22 else b"\0") * 32 for number in range(24)}
-    values[0] = bytes(31) + bytes((locality,))
-    for event in events:
-        if event.type != _NO_ACTION:
-            old = values[event.register]
-            values[event.register] = hashlib.sha256(old + event.measured).digest()
-    return values
 
 
 def _signature(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, message: bytes) -> bytes:
