@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from casemate.broker.run import BrokerConfig, _serve
 from casemate.broker.store import SecretStore, load_secrets
 from casemate.channel.party import Limits, RefusedByPeerError
-from casemate.evidence import Attester
+from casemate.evidence import Attester, Evidence
 from casemate.launcher.fetch import fetch_secrets
 from casemate.launcher.status import Status
 from casemate.policy import Alternative, Constraint, Policy, PolicyDocument
@@ -42,6 +42,7 @@ from casemate.protocol.contract import (
 from casemate.tee.identity_key import IdentityKey
 from casemate.tee.simulated import DevelopmentRoot, SimulatedTee
 from casemate.types import Sha384, sha384
+from casemate.verify import Known
 from casemate.verify.roots import VENDOR_ROOTS, VendorRoots
 
 _SECONDS = 10.0
@@ -181,6 +182,7 @@ def running_broker(
     endorsements: tuple[Path, ...] = (),
     vendors: VendorRoots = VENDOR_ROOTS,
     forecast: datetime.timedelta = datetime.timedelta(days=30),
+    knowledge: Callable[[Evidence], Known] | None = None,
 ) -> Iterator[RunningBroker]:
     """Run a broker while the block runs.
 
@@ -192,8 +194,8 @@ def running_broker(
         attester: who it is.
         limits: of its connections.
         port: where it listens; a free one if not given.
-        endorsements, vendors: for launchers on hardware.
         forecast: how far it looks ahead.
+        endorsements, vendors, knowledge: for launchers on hardware.
     """
     port = pick_port(port)
     contract = contract or contract_at(port)
@@ -216,6 +218,7 @@ def running_broker(
             endorsements=endorsements,
             vendors=vendors,
             forecast=forecast,
+            knowledge=knowledge,
         )
         with _serving(config) as stop:
             yield RunningBroker(port, contract, folder / "audit.jsonl", stop)

@@ -3,9 +3,9 @@
 Evidence comes from strangers, while a connection waits. So:
 
  1. What is in the cache and good is used at once. What is due is asked for again beside that.
- 2. What isn't there is asked for by threads of its own. Who needs it waits a few seconds, no more
-    than two at a time; then "can't be told now", and the question goes on, so that the next attempt
-    finds the answer.
+ 2. What isn't there is asked for by threads of its own, all parts at once. Who needs them waits a
+    few seconds in all, no more than two at a time; then "can't be told now", and the questions go
+    on, so that the next attempt finds the answers.
  3. What nobody could say is not asked again for half a minute.
  4. So many questions may be open; further ones are refused. Who sends evidence of platforms that
     don't exist keeps nobody out whose platform is known.
@@ -25,15 +25,15 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
 
 from casemate.collateral.cache import CollateralCache
-from casemate.collateral.gather import Part, Store, assemble, collect
+from casemate.collateral.gather import Part, Store, assemble, collect, needs
 from casemate.collateral.wanted import Wanted
 from casemate.endorsements.collection import Endorsements, sort_endorsements
 from casemate.errors import CasemateError, UnavailableError
 from casemate.evidence import Evidence
 from casemate.verify import Known
 
-_THREADS = 2
-_MAX_OPEN = 16
+_THREADS = 4
+_MAX_OPEN = 32
 _MAX_REMEMBERED = 256
 _MAX_WAITING = 2
 
@@ -43,7 +43,7 @@ class Patience:
     """How long is waited for what.
 
     Args:
-        answer: whoever needs a part waits so many seconds for it.
+        answer: for all that some evidence needs, in seconds.
         failure: a part that couldn't be had isn't asked for again so many seconds.
         round: seconds between two looks through the cache.
     """
@@ -121,11 +121,22 @@ class BackgroundCollateral:
         )
         # What was sent spares a question; whether it counts is the verifier's matter.
         have = replace(self._given, certificates=(*sent.certificates, *self._given.certificates))
-        parts = collect(evidence.tee, evidence.data, given=have, stores=self._stores, source=self)
+        for wanted in needs(evidence.tee, evidence.data, have):
+            if all(store.look(wanted) is None for store in (*self._stores, self._cache)):
+                with contextlib.suppress(UnavailableError):
+                    self._ask(wanted)
+        parts = collect(
+            evidence.tee, evidence.data, given=have, stores=self._stores,
+            source=_Asking(self.get, time.monotonic() + self._patience.answer),
+        )  # fmt: skip
         return Known(at=self._clock(), endorsements=assemble(parts, given=self._given))
 
-    def get(self, wanted: Wanted) -> Part:
-        """A part that is good now (`casemate.collateral.gather.Source`).
+    def get(self, wanted: Wanted, end: float) -> Part:
+        """A part that is good now.
+
+        Args:
+            wanted: what it is.
+            end: until when is waited, by the monotonic clock.
 
         Raises:
             UnavailableError: ``collateral.*``.
@@ -142,7 +153,7 @@ class BackgroundCollateral:
         if not self._waiting.acquire(blocking=False):
             raise _pending(wanted)
         try:
-            return future.result(timeout=self._patience.answer)
+            return future.result(timeout=max(end - time.monotonic(), 0.0))
         except FutureTimeoutError as error:
             raise _pending(wanted) from error
         finally:
@@ -200,6 +211,17 @@ class BackgroundCollateral:
                     with contextlib.suppress(UnavailableError):
                         self._ask(part.wanted)
             self._stopped.wait(self._patience.round)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """A source for some evidence, which has an end (`casemate.collateral.gather.Source`)."""
+
+    ask: Callable[[Wanted, float], Part]
+    end: float
+
+    def get(self, wanted: Wanted) -> Part:
+        return self.ask(wanted, self.end)
 
 
 def _pending(wanted: Wanted) -> UnavailableError:

@@ -291,9 +291,7 @@ class CollateralCache:
     def _stored(self, wanted: Wanted, at: datetime.datetime | None) -> Part | None:
         """The entry, if there is one that is good at a time, or at the time when it came."""
         try:
-            name, parts, asked = _decode(_read(self._path(wanted)))
-            if name != wanted.name:
-                return None
+            _, parts, asked = _decode(_read(self._path(wanted)))
             validity = wanted.check(parts, self._roots, at or asked)
         except (OSError, CasemateError):
             return None

@@ -29,13 +29,14 @@ from casemate.endorsements.certificates import (
     load_certificates,
     load_revocation_lists,
 )
-from casemate.endorsements.collection import Endorsements
+from casemate.endorsements.collection import Endorsements, sort_endorsements
 from casemate.endorsements.dcap import DcapCollateral
 from casemate.endorsements.ocsp import parse_ocsp_response
 from casemate.endorsements.rim import parse_rim
 from casemate.errors import MalformedError, UnavailableError
 from casemate.evidence import Tee
 from casemate.evidence.azure import parse_azure_evidence
+from casemate.evidence.composite import parse_composite_evidence
 from casemate.evidence.detect import RATLS
 from casemate.evidence.nvidia import parse_nvidia_report
 from casemate.evidence.pck import platform_of
@@ -170,6 +171,8 @@ def needs(kind: str, data: bytes, given: Endorsements) -> tuple[Wanted, ...]:
             return _of_snp(report, (*sent, *given.certificates), given)
         case Tee.NVIDIA:
             return _of_nvidia(data, given)
+        case Tee.COMPOSITE:
+            return _of_members(data, given)
         case _:
             return ()
 
@@ -287,6 +290,23 @@ def _product_of(leaves: Sequence[x509.Certificate]) -> str:
             remedy="Give the chip's certificate with --endorsements.",
         )
     return certified_chip(leaves[0]).product
+
+
+def _of_members(data: bytes, given: Endorsements) -> tuple[Wanted, ...]:
+    """Each member's, with what it brings along."""
+    wanted: dict[str, Wanted] = {}
+    for index, member in enumerate(parse_composite_evidence(data)):
+        sent = sort_endorsements(
+            (f"members[{index}].endorsements[{number}]", item)
+            for number, item in enumerate(member.endorsements)
+        )
+        have = replace(
+            given,
+            certificates=(*sent.certificates, *given.certificates),
+            rims=(*sent.rims, *given.rims),
+        )
+        wanted |= {each.name: each for each in needs(member.tee, member.data, have)}
+    return tuple(wanted.values())
 
 
 def _of_nvidia(data: bytes, given: Endorsements) -> tuple[Wanted, ...]:
