@@ -228,3 +228,27 @@ def document_claims(document):
         for field, constraint in alternative.fields()
         if hasattr(constraint, "values")
     }
+
+
+def test_what_would_not_be_accepted_then_either_is_not_proposed():
+    """A condition is looked at only where all else holds: it may fail after the change."""
+    document = policy_document(contract_at(1), svn=AtLeast(4))
+    claims = {
+        "svn": 3, "debug": False, "platform_id": "00" * 32,
+        "measurement": bytes(document_claims(document)["measurement"]).hex(),
+        "root": bytes(document_claims(document)["root"]).hex(),
+    }  # fmt: skip
+    line = {
+        "time": "2026-06-01T00:00:00+00:00", "event": "refused", "correlation_id": "a",
+        "error": {"code": "policy.mismatch"},
+        "report": {
+            "tee": "simulated", "claims": claims, "launch": str(contract_at(1).digest()),
+        },
+    }  # fmt: skip
+    assert explain_line(line, document).proposal.toml == "svn = { at_least = 3 }"
+    text = document.render().replace(
+        'tee = "simulated"', 'tee = "simulated"\ncondition = "svn > 5"'
+    )
+    found = explain_line(line, PolicyDocument.parse(text))
+    assert [each.field for each in found.mismatches] == ["svn"]
+    assert found.proposal is None
