@@ -7,10 +7,14 @@ encoding, a value that was accepted must encode to the same bytes.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import io
 import json
+import shutil
 import tempfile
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +25,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf.message import DecodeError
 from tests.support.containers import File, layer
 from tests.support.models import gguf, onnx_with_data
+from tests.support.onnx_models import identity_model
+from tests.support.serving_core import served_core
 
 from casemate.collateral.bundle import FORMAT as BUNDLE
 from casemate.collateral.bundle import parse_bundle
@@ -80,12 +86,20 @@ from casemate.protocol.contract import LaunchContract
 from casemate.protocol.contract_source import contract_from_source
 from casemate.protocol.key_broker import parse_refusal, parse_reply, parse_request
 from casemate.serving.batching import parse_batching
+from casemate.serving.core import Core
 from casemate.serving.dtypes import BY_ONNX
+from casemate.serving.open_inference import OpenInferenceApi
+from casemate.serving.rest.http import Request
+from casemate.serving.rest.open_inference import OpenInferenceRest
+from casemate.serving.rest.tensorflow import TensorFlowRest
 from casemate.serving.settings import parse_model_config
 from casemate.serving.signature import TensorSpec, parse_signatures
 from casemate.serving.ssl_config import parse_ssl_config
+from casemate.serving.status import RequestError
+from casemate.serving.tensorflow_api import TensorFlowApi
 from casemate.serving.tensors import decode_tensor
 from casemate.serving.warmup import read_records
+from casemate.serving.wire import open_inference_pb2 as open_wire
 from casemate.serving.wire import tensorflow_serving_pb2 as serving_wire
 from casemate.types import Sha384
 from casemate.verify.eventlog import check_tpm_log
@@ -161,6 +175,37 @@ def _signatures(data: bytes) -> None:
     inputs = {"x": TensorSpec(name="x", element=element, shape=(None, 8, 8, 3))}
     outputs = {"y": TensorSpec(name="y", element=element, shape=(None, 2))}
     parse_signatures(data, inputs, outputs)
+
+
+@functools.cache
+def _core() -> Core:
+    folder = Path(tempfile.mkdtemp(prefix="casemate-fuzz-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return served_core(folder / "m", identity_model(shape=["n", 2]), max_bytes=_MAX_TENSOR)
+
+
+def _rest(data: bytes) -> None:
+    """The first byte chooses the path."""
+    path = _REST_PATHS[data[0] % len(_REST_PATHS)] if data else "/"
+    headers = {b"inference-header-content-length": b"80"} if data[:1] == b"\xff" else {}
+    request = Request(method="POST", path=path, headers=headers, body=data[1:])
+    served = OpenInferenceRest if path.startswith("/v2") else TensorFlowRest
+    served(_core(), max_json_bytes=_MAX_TENSOR).answer(request, time.monotonic() + 60)
+
+
+def _grpc(data: bytes) -> None:
+    """The first byte chooses the method."""
+    api, inference = TensorFlowApi(_core()), OpenInferenceApi(_core())
+    methods = (
+        (serving_wire.PredictRequest, api.predict),
+        (serving_wire.ClassificationRequest, api.classify),
+        (serving_wire.MultiInferenceRequest, api.multi_inference),
+        (serving_wire.GetModelMetadataRequest, api.metadata),
+        (open_wire.ModelInferRequest, inference.model_infer),
+    )
+    message, answer = methods[data[0] % len(methods)] if data else methods[0]
+    with contextlib.suppress(DecodeError):
+        answer(message.FromString(data[1:]))
 
 
 def _batching(data: bytes) -> None:
@@ -338,6 +383,37 @@ _SIGNATURES = (
 _MODELS = (
     b'model_config_list { config { name: "m" base_path: "/m" model_version_policy '
     b'{ specific { versions: 3 } } version_labels { key: "stable" value: 3 } } }'
+)
+_REST_PATHS = (
+    "/v1/models/m:predict", "/v1/models/m:classify", "/v1/models/m:regress", "/v2/models/m/infer",
+)  # fmt: skip
+_REST = (
+    b'\x00{"signature_name": "serving_default", "instances": [{"x": [1.5, 2]}]}',
+    b'\x00{"inputs": {"x": [[1, NaN]]}}',
+    b'\x01{"examples": [{"x": [1, 2]}], "context": {"x": {"b64": "aGk="}}}',
+    b'\x03{"id": "1", "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], '
+    b'"data": [1, 2]}]}',
+    b'\xff{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": '
+    b'{"binary_data_size": 8}}]}        ',
+)
+_PREDICT = (
+    b"\x00"
+    + serving_wire.PredictRequest(
+        model_spec={"name": "m"},
+        inputs={
+            "x": serving_wire.TensorProto(
+                dtype=1, tensor_shape={"dim": [{"size": 1}, {"size": 2}]}, tensor_content=bytes(8)
+            )
+        },
+    ).SerializeToString()
+)
+_INFER = (
+    b"\x04"
+    + open_wire.ModelInferRequest(
+        model_name="m",
+        inputs=[{"name": "x", "datatype": "FP32", "shape": [1, 2]}],
+        raw_input_contents=[bytes(8)],
+    ).SerializeToString()
 )
 _BATCHING = b"max_batch_size { value: 8 } allowed_batch_sizes: 4 allowed_batch_sizes: 8"
 # A TFRecord of nothing.
@@ -544,6 +620,10 @@ TARGETS: Mapping[str, Target] = {
     "tensor": Target(run=_tensor, seeds=_given(*_TENSORS)),
     "signatures": Target(run=_signatures, seeds=_given(_SIGNATURES)),
     "model-config": Target(run=parse_model_config, seeds=_given(_MODELS)),
+    "serving-rest": Target(run=_rest, allowed=(MalformedError, RequestError), seeds=_given(*_REST)),
+    "serving-grpc": Target(
+        run=_grpc, allowed=(MalformedError, RequestError), seeds=_given(_PREDICT, _INFER)
+    ),
     "batching": Target(run=_batching, seeds=_given(_BATCHING)),
     "warmup": Target(run=_warmup, seeds=_given(_RECORD)),
     "ssl-config": Target(run=parse_ssl_config, allowed=_ANY_CAUSE, seeds=_given(_SSL)),

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from tests.support.models import served_core
 from tests.support.onnx_models import identity_model
+from tests.support.serving_core import served_core
 
 from casemate.errors import MalformedError
 from casemate.serving.dtypes import ELEMENT_TYPES

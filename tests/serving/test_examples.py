@@ -4,8 +4,8 @@ import json
 
 import pytest
 from onnx import TensorProto, helper
-from tests.support.models import served_core
 from tests.support.onnx_models import as_model
+from tests.support.serving_core import served_core
 
 from casemate.errors import MalformedError
 from casemate.serving.status import Code, RequestError

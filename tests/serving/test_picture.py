@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 from PIL import Image
-from tests.support.models import served_core
 from tests.support.onnx_models import identity_model
+from tests.support.serving_core import served_core
 
 from casemate.errors import MalformedError
 from casemate.serving.tensorflow_api import TensorFlowApi

@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 import pytest
-from tests.support.models import loader
 from tests.support.onnx_models import identity_model, put_model
+from tests.support.serving_core import loader
 
 from casemate.errors import CasemateError, UsageError
 from casemate.serving.registry import LoadRules, ModelChoice, Registry

@@ -6,8 +6,8 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.models import loader
 from tests.support.onnx_models import identity_model, put_model
+from tests.support.serving_core import loader
 
 from casemate.errors import CasemateError, MalformedError
 from casemate.serving.source import list_versions

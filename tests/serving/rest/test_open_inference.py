@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 from onnx import TensorProto
-from tests.support.models import served_core
 from tests.support.onnx_models import identity_model
+from tests.support.serving_core import served_core
 
 from casemate.errors import CasemateError, MalformedError
 from casemate.serving.dtypes import BFLOAT16_IN_ONNX, ELEMENT_TYPES

@@ -8,8 +8,8 @@ import time
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
-from tests.support.models import served_core
 from tests.support.onnx_models import as_model, identity_model
+from tests.support.serving_core import served_core
 
 from casemate.errors import CasemateError, MalformedError
 from casemate.serving.rest.http import Request
@@ -198,6 +198,7 @@ def test_what_is_not_there_is_refused_as_the_reference_does(one, path, body, cod
     "body",
     [
         b"", b"[]", b"{", b"\xff", b"[" * 70_000, b"NaN", b'{"instances": NaN}',
+        b'{"signature_name": "\\ud800", "instances": [[1, NaN]]}',
         {}, {"instances": []}, {"instances": 1}, {"instances": [[1, 2]], "inputs": [[1, 2]]},
         {"instances": [[1, 2], [3]]}, {"instances": [[1, "a"]]}, {"instances": [[1, None]]},
         {"instances": [[True, False]]}, {"instances": [[1, 2, 3]]}, {"instances": [[[1, 2]]]},

@@ -64,6 +64,8 @@ def _with_words(body: bytes, error: orjson.JSONDecodeError) -> Json:
     if any(word in body for word in _WORDS):
         try:
             value: Json = json.loads(body)
+            if b"\\u" in body:  # an escape may name half a character, which no text can hold
+                json.dumps(value, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
             pass
         else:
