@@ -35,6 +35,7 @@ _COMMANDS = {
     "inspect": "What stands in this file? Verifies nothing",
     "explain": "Why was this refused, and what would have to change?",
     "collateral": "Fetch what vendors say of their hardware, keep it, carry it offline",
+    "bench": "How fast does a model server answer?",
     "predict": "Send a picture, print what the model sees",
     "demo": "The whole flow on this machine, with a real model and a real picture",
 }

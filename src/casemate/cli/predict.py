@@ -69,7 +69,7 @@ def command(
     """
     question = Question(
         server=server,
-        trust=_trust(crt, plaintext=plaintext),
+        trust=read_trust(crt, plaintext=plaintext),
         model=model,
         pixels=prepare_picture(image.read_bytes(), Resize(resize)),
         timeout=timeout,
@@ -85,7 +85,12 @@ def command(
             click.echo(f"{each.probability:.4f}  {each.index} {each.name}")
 
 
-def _trust(crt: Path | None, *, plaintext: bool) -> Trust:
+def read_trust(crt: Path | None, *, plaintext: bool) -> Trust:
+    """Why a server is to be trusted, by a user's options.
+
+    Raises:
+        UsageError: ``client.trust`` where they say nothing, or two things.
+    """
     if (crt is None) is not plaintext:
         raise UsageError(
             "client.trust",

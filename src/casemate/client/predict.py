@@ -1,11 +1,12 @@
 """Ask a model server, over a connection that is trusted for a stated reason.
 
 ``Trust`` says why a server is believed. A further kind, one that appraises the Evidence in the
-server's certificate, joins the union and ``_channel``; nothing else here depends on the kinds.
+server's certificate, joins the union and `open_channel`; nothing else here depends on the kinds.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ SIGNATURE: Final = "serving_default"
 INPUT: Final = "input_1"
 OUTPUT: Final = "activation_49"
 _MAX_REPLY_BYTES: Final = 16 << 20
+_MAX_ATTEMPTS: Final = 5  # gRPC takes no more
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n")
 
 
@@ -105,6 +107,13 @@ def predict(question: Question) -> Answer:
         UnavailableError: ``client.unreachable``, ``client.timeout``, ``client.server-failed``.
         MalformedError: ``client.reply``, ``client.certificate``.
     """
+    request = request_of(question)
+    with open_channel(question) as channel:
+        return ask(channel, question, request)
+
+
+def request_of(question: Question) -> bytes:
+    """The request that the reference's client sends, encoded."""
     request = wire.PredictRequest()
     request.model_spec.name = question.model
     request.model_spec.signature_name = SIGNATURE
@@ -113,20 +122,36 @@ def predict(question: Question) -> Answer:
     for size in question.pixels.shape:
         tensor.tensor_shape.dim.add(size=size)
     tensor.tensor_content = np.ascontiguousarray(question.pixels, "<f4").tobytes()
-    with _channel(question) as channel:
-        call: grpc.UnaryUnaryMultiCallable[wire.PredictRequest, bytes] = channel.unary_unary(
-            _PREDICT, request_serializer=wire.PredictRequest.SerializeToString
-        )
-        try:
-            content = call(request, timeout=question.timeout)
-        except grpc.RpcError as error:
-            # What is raised is a call as well; the two types don't say so.
-            ended = cast("grpc.Call", error)
-            raise _failure(question, ended.code(), ended.details() or "") from error
+    return request.SerializeToString()
+
+
+def ask(channel: grpc.Channel, question: Question, request: bytes) -> Answer:
+    """Send an encoded request over an open channel, and read the answer.
+
+    Raises:
+        CasemateError: see `predict`.
+    """
+    call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(_PREDICT)
+    try:
+        content = call(request, timeout=question.timeout)
+    except grpc.RpcError as error:
+        # What is raised is a call as well; the two types don't say so.
+        ended = cast("grpc.Call", error)
+        raise _failure(question, ended.code(), ended.details() or "") from error
     return _read(content)
 
 
-def _channel(question: Question) -> grpc.Channel:
+def open_channel(question: Question, *, attempts: int = 1) -> grpc.Channel:
+    """A channel to a question's server; it connects when it is first used.
+
+    Args:
+        question: whose server, and why that is trusted.
+        attempts: how often a request is sent where no server takes it, to another of those that
+            the name stands for; 1 for once.
+
+    Raises:
+        UsageError: ``client.server``.
+    """
     host, _, port = question.server.rpartition(":")
     valid_port = port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536
     if not valid_port or not re.fullmatch(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", host):
@@ -141,12 +166,31 @@ def _channel(question: Question) -> grpc.Channel:
         ("grpc.max_receive_message_length", _MAX_REPLY_BYTES),
         # A proxy named in the environment has no business between us and the server.
         ("grpc.enable_http_proxy", 0),
-        ("grpc.enable_retries", 0),
+        ("grpc.enable_retries", int(attempts > 1)),
+        ("grpc.service_config", _service_config(attempts)),
+        ("grpc.use_local_subchannel_pool", 1),
     ]
     if isinstance(question.trust, Plaintext):
         return grpc.insecure_channel(question.server, options)
     credentials = grpc.ssl_channel_credentials(root_certificates=question.trust.pem)
     return grpc.secure_channel(question.server, credentials, options)
+
+
+def _service_config(attempts: int) -> str:
+    """Turns among the servers of a name, and what is sent again: only what no server took.
+
+    Source: gRPC, "Service Config"; proposal A6, "gRPC Retry Design".
+    """
+    method: dict[str, object] = {"name": [{}]}
+    if attempts > 1:
+        method["retryPolicy"] = {
+            "maxAttempts": min(attempts, _MAX_ATTEMPTS),
+            "initialBackoff": "0.1s",
+            "maxBackoff": "2s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+    return json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [method]})
 
 
 def _failure(question: Question, code: grpc.StatusCode, details: str) -> CasemateError:
