@@ -82,14 +82,7 @@ def verify_nvidia(
     Does not check: any policy.
     """
     checks = CheckList() if checks is None else checks
-    with checks.check("nvidia.report", "the report has the form that the GPU gives it"):  # 1
-        report = parse_nvidia_report(data)
-    with checks.check("nvidia.chain", "the device's chain ends in NVIDIA's root"):  # 2
-        verify_chain(chain, roots=device_roots, at=at, what="nvidia")
-    with checks.check("nvidia.fwid", "the key belongs to the firmware that the report names"):  # 3
-        _check_fwid(report, chain[0])
-    with checks.check("nvidia.signature", "the device's key signed request and response"):  # 4
-        check_p384(chain[0], report.signature, report.signed, "nvidia.signature")
+    report = verify_device(data, chain=chain, at=at, roots=device_roots, checks=checks)
     with checks.check("nvidia.rims", "NVIDIA signed the manifests of these versions"):  # 5
         manifests = [
             _manifest(rims, version, what)
@@ -98,15 +91,17 @@ def verify_nvidia(
                 (report.vbios_version, "VBIOS"),
             )
         ]
-        rim_chains = [
-            _check_manifest(manifest, rim_roots, manifest_roots, at) for manifest in manifests
-        ]
+        rim_chains = [_chain_of(manifest, rim_roots) for manifest in manifests]
+        for rim_chain in dict.fromkeys(rim_chains):  # both are usually one signer's
+            verify_chain(rim_chain, roots=manifest_roots, at=at, what="rim")
+        for manifest, rim_chain in zip(manifests, rim_chains, strict=True):
+            check_p384(rim_chain[0], manifest.signature, manifest.signed, "rim.signature")
     with checks.check("nvidia.measurements", "the GPU runs what the manifests say"):  # 6
         compared = sum(_compare(report, manifest) for manifest in manifests)
     if ocsp_responses:  # 7
         with checks.check("nvidia.revocation", "NVIDIA's responder calls every certificate good"):
             _check_revoked(chain[1:], ocsp_responses, at, "nvidia")
-            for rim_chain in rim_chains:
+            for rim_chain in dict.fromkeys(rim_chains):
                 _check_revoked(rim_chain, ocsp_responses, at, "rim")
     return VerifiedReport(
         tee=Tee.NVIDIA,
@@ -127,6 +122,36 @@ def verify_nvidia(
         },
         checks=checks.done(),
     )
+
+
+def verify_device(
+    data: bytes,
+    *,
+    chain: Sequence[x509.Certificate],
+    at: datetime.datetime,
+    roots: Collection[Sha256] = (NVIDIA_DEVICE_ROOT,),
+    checks: CheckList,
+) -> NvidiaReport:
+    """Rules 1 to 4: a report that a GPU of NVIDIA's made, of whatever firmware.
+
+    Args:
+        data, chain, at, checks: see `verify_nvidia`.
+        roots: fingerprints of the roots of devices.
+
+    Raises:
+        MalformedError, NotGenuineError: ``nvidia.*``.
+
+    Does not check: what it measured, and revocation.
+    """
+    with checks.check("nvidia.report", "the report has the form that the GPU gives it"):  # 1
+        report = parse_nvidia_report(data)
+    with checks.check("nvidia.chain", "the device's chain ends in NVIDIA's root"):  # 2
+        verify_chain(chain, roots=roots, at=at, what="nvidia")
+    with checks.check("nvidia.fwid", "the key belongs to the firmware that the report names"):  # 3
+        _check_fwid(report, chain[0])
+    with checks.check("nvidia.signature", "the device's key signed request and response"):  # 4
+        check_p384(chain[0], report.signature, report.signed, "nvidia.signature")
+    return report
 
 
 def check_p384(certificate: x509.Certificate, signature: bytes, signed: bytes, code: str) -> None:
@@ -185,18 +210,11 @@ def _manifest(rims: Sequence[Rim], version: str, what: str) -> Rim:
     return found[0]
 
 
-def _check_manifest(
-    manifest: Rim,
-    rim_roots: Sequence[x509.Certificate],
-    pinned: Collection[Sha256],
-    at: datetime.datetime,
-) -> list[x509.Certificate]:
-    """Rule 5; returns the signer's chain, with its root."""
-    chain = list(manifest.certificates)
+def _chain_of(manifest: Rim, rim_roots: Sequence[x509.Certificate]) -> tuple[x509.Certificate, ...]:
+    """The signer's chain, with its root."""
+    chain = manifest.certificates
     if chain[-1].subject != chain[-1].issuer:
-        chain += [each for each in rim_roots if each.subject == chain[-1].issuer][:1]
-    verify_chain(chain, roots=pinned, at=at, what="rim")
-    check_p384(chain[0], manifest.signature, manifest.signed, "rim.signature")
+        return (*chain, *[each for each in rim_roots if each.subject == chain[-1].issuer][:1])
     return chain
 
 
