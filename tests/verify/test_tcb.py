@@ -1,6 +1,5 @@
 """What Intel's collateral says of a platform beyond a status: one change a case."""
 
-import dataclasses
 import datetime
 import json
 
@@ -18,12 +17,11 @@ AT = datetime.datetime(2025, 6, 20, tzinfo=datetime.UTC)
 
 def claims(name="tdx/quote_v4", status="UpToDate", change=lambda tcb_info, qe: None):
     """The claims with a change to the collateral, whose signature was verified before."""
-    collateral = parse_dcap_collateral(content(f"{name}.collateral.json"))
-    top = json.loads(collateral.text)
+    top = json.loads(content(f"{name}.collateral.json"))
     documents = {key: json.loads(top[key]) for key in ("tcb_info", "qe_identity")}
     change(documents["tcb_info"], documents["qe_identity"])
     top |= {key: json.dumps(value) for key, value in documents.items()}
-    changed = dataclasses.replace(collateral, text=json.dumps(top))
+    changed = parse_dcap_collateral(json.dumps(top).encode())
     return platform_claims(parse_quote(content(f"{name}.bin")), changed, status=status, at=AT)
 
 
@@ -95,3 +93,18 @@ def test_a_platform_below_every_level_has_none():
     with pytest.raises(MalformedError) as caught:
         claims(change=above)
     assert caught.value.code == "dcap.tcb-level"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tcb_info, qe: tcb_info["tcbLevels"][0]["tcb"]["sgxtcbcomponents"].pop(),
+        lambda tcb_info, qe: tcb_info["tcbLevels"][0]["tcb"]["sgxtcbcomponents"][0].update(svn=256),
+        lambda tcb_info, qe: tcb_info["tcbLevels"][0].update(tcbDate="2024-03-13"),
+        lambda tcb_info, qe: tcb_info.pop("tcbLevels"),
+        lambda tcb_info, qe: qe["tcbLevels"][0].update(tcb={"isvsvn": "4"}),
+    ],
+)
+def test_levels_that_can_not_be_read_are_refused_with_the_collateral(change):
+    with pytest.raises(MalformedError):
+        claims(change=change)

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from casemate.encoding import MapReader, decode_hex, decode_json
 from casemate.endorsements.certificates import load_revocation_lists
+from casemate.endorsements.tcb import TcbLevels, read_tcb_levels, read_time
 from casemate.errors import MalformedError
 
 MAX_SIZE = 1024 * 1024
+_DOCUMENTS = ("tcb_info", "qe_identity")
 _TEXTS = (
     "pck_crl_issuer_chain", "root_ca_crl", "pck_crl", "tcb_info_issuer_chain", "tcb_info",
     "tcb_info_signature", "qe_identity_issuer_chain", "qe_identity", "qe_identity_signature",
@@ -31,6 +33,8 @@ class DcapCollateral:
         ends_first: which part that is.
         tcb_evaluation_data_number: how new Intel's knowledge in it is.
         platforms: which it is for: ``SGX`` or ``TDX``, and the FMSPC.
+        issued: when the older of TCB information and QE identity was issued.
+        levels: the TCB levels in these two.
     """
 
     text: str
@@ -38,6 +42,8 @@ class DcapCollateral:
     valid_until: datetime.datetime
     ends_first: str
     tcb_evaluation_data_number: int
+    issued: datetime.datetime
+    levels: TcbLevels
     platforms: str = ""
 
 
@@ -57,16 +63,14 @@ def parse_dcap_collateral(data: bytes) -> DcapCollateral:
     if top.take_optional("pck_certificate_chain", str) is not None:
         pass  # a PCK chain of its own is for quotes that carry none; ours carry one
     top.finish()
-    spans: dict[str, tuple[datetime.datetime, datetime.datetime]] = {}
-    number, platforms = None, ""
-    for name in ("tcb_info", "qe_identity"):
-        text = fields[name].encode()
-        inner = MapReader(decode_json(text, what=name, max_size=MAX_SIZE), what=name)
-        spans[name] = _time(inner, "issueDate"), _time(inner, "nextUpdate")
-        if name == "tcb_info":
-            platforms = f"{inner.take('id', str)} {inner.take('fmspc', str).lower()}"
-        mine = inner.take("tcbEvaluationDataNumber", int)
-        number = mine if number is None else min(number, mine)
+    tcb_info, qe_identity = (_document(name, fields[name]) for name in _DOCUMENTS)
+    spans = {
+        name: (read_time(each, "issueDate"), read_time(each, "nextUpdate"))
+        for name, each in zip(_DOCUMENTS, (tcb_info, qe_identity), strict=True)
+    }
+    issued = min(start for start, _ in spans.values())
+    platforms = f"{tcb_info.take('id', str)} {tcb_info.take('fmspc', str).lower()}"
+    number = min(each.take("tcbEvaluationDataNumber", int) for each in (tcb_info, qe_identity))
     for name in ("root_ca_crl", "pck_crl"):
         der = decode_hex(fields[name].lower(), field=name)
         (parsed,) = load_revocation_lists(der, what=name)
@@ -74,7 +78,6 @@ def parse_dcap_collateral(data: bytes) -> DcapCollateral:
             raise _malformed(name, "a time of the next update", "none")
         spans[name] = parsed.last_update_utc, parsed.next_update_utc
     first = min(spans, key=lambda name: spans[name][1])
-    assert number is not None
     return DcapCollateral(
         text=data.decode(),
         valid_from=max(start for start, _ in spans.values()),
@@ -82,16 +85,13 @@ def parse_dcap_collateral(data: bytes) -> DcapCollateral:
         ends_first=first,
         tcb_evaluation_data_number=number,
         platforms=platforms,
+        issued=issued,
+        levels=read_tcb_levels(tcb_info, qe_identity),
     )
 
 
-def _time(fields: MapReader, name: str) -> datetime.datetime:
-    text = fields.take(name, str)
-    try:
-        moment = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
-    except ValueError as error:
-        raise _malformed(fields.name(name), "a time such as 2025-06-19T10:00:00Z", text) from error
-    return moment.replace(tzinfo=datetime.UTC)
+def _document(name: str, text: str) -> MapReader:
+    return MapReader(decode_json(text.encode(), what=name, max_size=MAX_SIZE), what=name)
 
 
 def _malformed(field: str, expected: str, got: str) -> MalformedError:

@@ -11,10 +11,10 @@ and CRL Specification", section 1.3.5, for the certificate's extension.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
-from casemate.encoding import MapReader, decode_json
-from casemate.endorsements.dcap import MAX_SIZE, DcapCollateral
+from casemate.endorsements.dcap import DcapCollateral
+from casemate.endorsements.tcb import EnclaveLevel, TcbLevels
 from casemate.errors import MalformedError
 from casemate.evidence.quote import Quote, SgxReport, TdReport
 from casemate.verify.report import ClaimValue
@@ -53,16 +53,12 @@ def platform_claims(
     import dcap_qvl  # a large library that only quotes need
 
     pck = dcap_qvl.parse_quote(quote.data).pck_extension()
-    top = _document(collateral.text, "collateral")
-    tcb_info = _document(top.take("tcb_info", str), "tcb_info")
-    qe_identity = _document(top.take("qe_identity", str), "qe_identity")
-    issued = min(_time(each.take("issueDate", str)) for each in (tcb_info, qe_identity))
-    days = [
-        _platform_day(tcb_info, quote, bytes(pck.cpu_svn), int(pck.pce_svn)),
-        *_module_days(tcb_info, quote),
-        _day(_levels(qe_identity), lambda tcb: _qe_svn(quote) >= tcb.take("isvsvn", int)),
-    ]
-    oldest = min(days)
+    levels = collateral.levels
+    oldest = min(
+        _platform_day(levels, quote, bytes(pck.cpu_svn), int(pck.pce_svn)),
+        *_module_days(levels, quote),
+        _enclave_day(levels.quoting_enclave, _qe_svn(quote)),
+    )
     claims: dict[str, ClaimValue] = {
         name: _flag(pck.get_value(f"{_CONFIGURATION}.{number}")) for name, number in _FLAGS.items()
     }
@@ -72,38 +68,43 @@ def platform_claims(
         "fmspc": bytes(pck.fmspc),
         "tcb_date": oldest.date().isoformat(),
         "tcb_out_of_date_days": (at - oldest).days if status in _OUT_OF_DATE else 0,
-        "collateral_age_days": (at - issued).days,
+        "collateral_age_days": (at - collateral.issued).days,
     }
 
 
 def _platform_day(
-    tcb_info: MapReader, quote: Quote, cpu_svn: bytes, pce_svn: int
+    levels: TcbLevels, quote: Quote, cpu_svn: bytes, pce_svn: int
 ) -> datetime.datetime:
     """Of the first level that the platform reaches in every component."""
-    report = quote.report
-
-    def reached(tcb: MapReader) -> bool:
-        if not _reaches(cpu_svn, tcb, "sgxtcbcomponents") or pce_svn < tcb.take("pcesvn", int):
-            return False
-        if isinstance(report, SgxReport):
-            return True
-        # From module version 1, its own two components are judged by its identity instead.
-        skipped = 2 if report.tee_tcb_svn[1] else 0
-        return _reaches(report.tee_tcb_svn, tcb, "tdxtcbcomponents", skipped)
-
-    return _day(_levels(tcb_info), reached)
+    tdx = None if isinstance(quote.report, SgxReport) else quote.report.tee_tcb_svn
+    # From module version 1, its own two components are judged by its identity instead.
+    skipped = 2 if tdx is not None and tdx[1] else 0
+    for level in levels.platform:
+        if not _reaches(cpu_svn, level.sgx) or pce_svn < level.pce_svn:
+            continue
+        if tdx is None or (level.tdx is not None and _reaches(tdx[skipped:], level.tdx[skipped:])):
+            return level.day
+    raise _unreached("platform")
 
 
-def _module_days(tcb_info: MapReader, quote: Quote) -> Iterator[datetime.datetime]:
+def _module_days(levels: TcbLevels, quote: Quote) -> Iterator[datetime.datetime]:
     """Of the TDX module, where it has an identity of its own."""
     report = quote.report
     if isinstance(report, SgxReport) or not report.tee_tcb_svn[1]:
         return
-    svn, name = report.tee_tcb_svn[0], f"TDX_{report.tee_tcb_svn[1]:02X}"
-    for each in tcb_info.take_list("tdxModuleIdentities"):
-        module = MapReader(each, what="tdxModuleIdentities")
-        if module.take("id", str).upper() == name:
-            yield _day(_levels(module), lambda tcb: svn >= tcb.take("isvsvn", int))
+    module = levels.modules.get(f"TDX_{report.tee_tcb_svn[1]:02X}", ())
+    yield _enclave_day(module, report.tee_tcb_svn[0])
+
+
+def _enclave_day(levels: Sequence[EnclaveLevel], svn: int) -> datetime.datetime:
+    for level in levels:
+        if svn >= level.isv_svn:
+            return level.day
+    raise _unreached("TDX module or quoting enclave")
+
+
+def _reaches(svns: bytes, level: bytes) -> bool:
+    return all(svn >= least for svn, least in zip(svns, level, strict=True))
 
 
 def _qe_svn(quote: Quote) -> int:
@@ -115,48 +116,18 @@ def _qe_svn(quote: Quote) -> int:
     return int.from_bytes(quote.data[at:][_ISV_SVN], "little")
 
 
-def _levels(holder: MapReader) -> list[MapReader]:
-    return [MapReader(each, what="tcbLevels") for each in holder.take_list("tcbLevels")]
-
-
-def _day(levels: list[MapReader], reached: Callable[[MapReader], bool]) -> datetime.datetime:
-    for level in levels:  # the newest first
-        if reached(level.take_map("tcb")):
-            return _time(level.take("tcbDate", str))
-    raise MalformedError(
-        "dcap.tcb-level",
-        "the collateral has no level that the platform reaches",
-        field="tcbLevels",
-        expected="a level for the platform, its TDX module and its quoting enclave",
-        got="none",
-        remedy="Fetch the collateral again.",
-    )
-
-
-def _reaches(svns: bytes, tcb: MapReader, name: str, skipped: int = 0) -> bool:
-    components = [MapReader(each, what=name) for each in tcb.take_list(name)]
-    return len(components) == len(svns) and all(
-        svn >= component.take("svn", int)
-        for svn, component in list(zip(svns, components, strict=True))[skipped:]
-    )
-
-
 def _flag(value: bytes | None) -> str:
     if not value:
         return "undefined"
     return "true" if value != b"\0" else "false"
 
 
-def _document(text: str, what: str) -> MapReader:
-    return MapReader(decode_json(text.encode(), what=what, max_size=MAX_SIZE), what=what)
-
-
-def _time(text: str) -> datetime.datetime:
-    try:
-        moment = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
-    except ValueError as error:
-        raise MalformedError(
-            "dcap.tcb-level", "the collateral has a day that isn't one", field="tcbDate",
-            expected="such as 2025-06-19T10:00:00Z", got=text[:40],
-        ) from error  # fmt: skip
-    return moment.replace(tzinfo=datetime.UTC)
+def _unreached(what: str) -> MalformedError:
+    return MalformedError(
+        "dcap.tcb-level",
+        f"the collateral has no level that the {what} reaches",
+        field="tcbLevels",
+        expected="a level for the platform, its TDX module and its quoting enclave",
+        got="none",
+        remedy="Fetch the collateral again.",
+    )
