@@ -19,6 +19,7 @@ from casemate.evidence import Tee
 from casemate.evidence.composite import MAX_GPUS
 from casemate.policy.compare import covers
 from casemate.policy.constraint import (
+    Absent,
     AnyOf,
     AtLeast,
     AtMost,
@@ -31,7 +32,7 @@ from casemate.policy.constraint import (
     show,
 )
 from casemate.policy.document import Alternative, PolicyDocument
-from casemate.policy.kinds import Field, Kind, Varies
+from casemate.policy.kinds import LAUNCH, Field, Kind, Varies
 from casemate.policy.known import PUBLIC_SIGNERS
 from casemate.verify import ClaimValue
 
@@ -216,7 +217,10 @@ def _is_weak(where: str, alternative: Alternative, at: datetime.datetime) -> Ite
             where, "tee", "Simulated evidence protects nothing: the root's key lies on the machine "
             "that it vouches for.", "Use it for development alone.",
         )  # fmt: skip
-    yield from _weak_fields(where, alternative.fields())
+    launched = alternative.tee not in {Tee.IDENTITY_KEY, Tee.NVIDIA}
+    yield from _weak_fields(
+        where, (each for each in alternative.fields() if launched or each[0] is not LAUNCH)
+    )
     for finding in _weak_fields(where, alternative.gpu_fields()):
         yield replace(finding, field=f"gpus.{finding.field}")
 
@@ -249,6 +253,8 @@ def _weak_fields(where: str, fields: Iterable[tuple[Field, Constraint]]) -> Iter
 
 
 def _tcb_status(where: str, field: Field, constraint: Constraint) -> Iterator[Finding]:
+    if isinstance(constraint, Absent):
+        return
     if not isinstance(constraint, AnyOf):
         yield _error(
             where, field.name, "Platforms of any TCB status are accepted, revoked ones too.",
