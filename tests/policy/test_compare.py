@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casemate.evidence import Tee
@@ -69,6 +69,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)  # a busy machine is no fault
 @given(data=st.data())
 def test_what_implies_accepts_nothing_that_the_other_refuses(kind, data):
     field = Field(name="f", kind=kind, remedy="r", optional=True)

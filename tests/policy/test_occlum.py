@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casemate.errors import MalformedError, NotAcceptableError
@@ -63,6 +63,7 @@ def enclaves():
     )  # fmt: skip
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(
     entries=st.lists(enclaves(), min_size=1, max_size=3),
     off=st.sets(st.sampled_from(sorted(SWITCHES))),
