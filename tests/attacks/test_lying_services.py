@@ -6,6 +6,7 @@ thing. Launchers send no certificates along: the service alone says whose chip i
 
 import datetime
 import time
+from dataclasses import dataclass, replace
 
 import pytest
 from tests.attacks.test_hardware_on_channels import Guest, policy
@@ -16,12 +17,19 @@ from casemate.collateral.cache import CollateralCache
 from casemate.collateral.wanted import Services
 from casemate.collateral.web import Web
 from casemate.endorsements.collection import Endorsements
-from casemate.policy import AnyOf
+from casemate.evidence import Evidence, Tee
+from casemate.policy import AnyOf, Policy, PolicyDocument, Unchecked
+from casemate.policy.constraint import default_constraint
+from casemate.policy.document import Alternative
+from casemate.policy.fields import FIELDS
 from casemate.project.programs import pick_port
+from casemate.types import ReportData
 from casemate.verify.chain import fingerprint
 from casemate.verify.roots import VendorRoots
+from casemate_testkit.dcap import DcapPlatform, Tcb, TcbLevel
 from casemate_testkit.pki import DAY
 from casemate_testkit.services.kds import FakeKds
+from casemate_testkit.services.pccs import FakePccs
 from casemate_testkit.services.web import Fault
 from casemate_testkit.snp import SnpPlatform
 
@@ -130,3 +138,80 @@ def test_a_service_in_trouble_harms_no_launcher_that_is_known(broker, kds, fault
     assert code in ("collateral.unreachable", "collateral.pending")
     assert fetched(broker.contract, GUEST, timeout=5.0) == SECRETS
     assert time.monotonic() - start < 5
+
+
+# The same for Intel's
+
+
+@pytest.fixture
+def pccs():
+    platform = DcapPlatform(until=TODAY + 90 * DAY)
+    with FakePccs(platform) as running:
+        running.tcb = Tcb(start=TODAY - DAY, end=TODAY + 29 * DAY)
+        running.lists_start, running.lists_end = TODAY - DAY, TODAY + 20 * DAY
+        yield running
+
+
+@dataclass(frozen=True)
+class TrustDomain:
+    platform: DcapPlatform
+
+    def attest(self, report_data: ReportData) -> Evidence:
+        return Evidence(tee=Tee.TDX, data=self.platform.td_quote(report_data=bytes(report_data)))
+
+
+@pytest.fixture
+def intels(tmp_path, pccs):
+    """A broker that takes trust domains of one measurement, and up-to-date platforms alone."""
+    platform = pccs.platform
+    roots = VendorRoots(intel=platform.root_der)
+    cache = CollateralCache(
+        tmp_path / "cache", web=Web(seconds=1, patience=1, attempts=1),
+        services=Services(pccs=pccs.url), roots=roots,
+    )  # fmt: skip
+    contract = contract_at(port := pick_port(0))
+    constraints = {
+        field.name: default_constraint(field) or Unchecked("another test's matter")
+        for field in FIELDS[Tee.TDX]
+    } | {
+        "mr_td": AnyOf((b"\x22" * 48,)),
+        "debug": AnyOf((False,)),
+        "launch": AnyOf((bytes(contract.digest()),)),
+    }
+    alternative = Alternative(tee=Tee.TDX, constraints=constraints)
+    document = PolicyDocument(
+        policies={"launcher": Policy(name="launcher", alternatives=(alternative,))},
+        secrets=dict.fromkeys(contract.secret_names, ("launcher",)),
+    )
+    (folder := tmp_path / "broker").mkdir()
+    with (
+        BackgroundCollateral(
+            cache, given=Endorsements(), patience=Patience(answer=3.0, failure=0.1)
+        ) as knowledge,
+        running_broker(
+            folder, contract=contract, document=document, port=port, vendors=roots,
+            knowledge=knowledge,
+        ) as running,
+    ):  # fmt: skip
+        yield running, TrustDomain(platform)
+
+
+def test_what_intel_says_lets_a_trust_domain_in(intels, pccs):
+    broker, guest = intels
+    assert fetched(broker.contract, guest, timeout=5.0) == SECRETS
+    (line,) = broker.lines("released")
+    assert line["claims"]["tcb_status"] == "UpToDate"
+
+
+def test_a_pccs_that_calls_a_platform_up_to_date(intels, pccs):
+    """Whoever runs the PCCS changes a word in what Intel signed."""
+    pccs.tcb = replace(pccs.tcb, levels=(TcbLevel(svn=6), TcbLevel(svn=5, status="OutOfDate")))
+    broker, guest = intels
+    pccs.text = ("OutOfDate", "UpToDate")
+    refused(broker, "collateral.signature", guest)
+
+
+def test_a_platform_that_intel_calls_out_of_date(intels, pccs):
+    pccs.tcb = replace(pccs.tcb, levels=(TcbLevel(svn=6), TcbLevel(svn=5, status="OutOfDate")))
+    broker, guest = intels
+    refused(broker, "policy.mismatch", guest)

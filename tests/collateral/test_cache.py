@@ -258,7 +258,7 @@ def test_of_two_processes_one_asks_and_both_have_it(cache, pccs):
 def test_who_has_a_good_part_waits_for_nobody(cache, pccs, clock):
     part = cache.get(TCB)
     clock.now = part.validity.end - HOUR
-    with cache._locked(TCB, 0):
+    with cache._locked(cache._path(TCB), 0):
         start = time.monotonic()
         assert cache.get(TCB).parts == part.parts
         assert time.monotonic() - start < 1
@@ -277,14 +277,42 @@ def test_a_process_that_is_killed_while_it_asks_harms_nobody(cache, pccs):
     assert cache.get(TCB).fetched
 
 
-def test_a_process_that_is_killed_while_it_writes_leaves_the_old_entry_whole(cache, pccs):
-    """Whatever instant it dies at: a file beside, and the entry as it was."""
+WRITER = """
+import sys, datetime
+from pathlib import Path
+from casemate.collateral.cache import CollateralCache
+from casemate.collateral.names import wanted_of
+from casemate.verify.roots import VendorRoots
+folder, name, at = sys.argv[1:]
+at = datetime.datetime.fromisoformat(at)
+cache = CollateralCache(
+    Path(folder), web=None, roots=VendorRoots(intel=Path(folder, "root").read_bytes()),
+    clock=lambda: at,
+)
+wanted = wanted_of(name, {})
+part = cache.look(wanted)
+print("ready", flush=True)
+while True:
+    cache.put(wanted, part.parts, asked=at)
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 0.05, 0.13])
+def test_a_process_that_is_killed_while_it_writes_leaves_a_whole_entry(cache, seconds):
     right = cache.get(TCB)
-    (path,) = cache._folder.glob("*.cbor")
-    whole = path.read_bytes()
-    (cache._folder / ".new-leftover").write_bytes(whole[: len(whole) // 2])
+    (cache._folder / "root").write_bytes(PLATFORM.root_der)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, cache._folder, TCB.name, NOW.isoformat()],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert writer.stdout.readline() == "ready\n"
+    time.sleep(seconds)
+    writer.kill()
+    writer.communicate()
     assert cache.look(TCB).parts == right.parts
     assert [each.state for each in cache.entries()] == ["good"]
+    assert cache.put(TCB, right.parts, asked=NOW).parts == right.parts
+    assert len(list(cache._folder.iterdir())) == 3, "what was left is used again"
 
 
 def test_a_revoked_signer_of_nothing_is_listed(cache, pccs):

@@ -1,10 +1,18 @@
 """Asking a service: what may pass is asked again, and nothing costs more than its bounds."""
 
+import datetime
+import ipaddress
+import socket
+import ssl
 import threading
 import time
 import tracemalloc
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from casemate.collateral.web import MAX_BODY, Web
 from casemate.errors import UnavailableError, UsageError
@@ -99,3 +107,64 @@ def test_an_address_of_nothing(address):
     with pytest.raises(UsageError) as caught:
         QUICK.get(address)
     assert caught.value.code == "collateral.address"
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A PCCS's own certificate, as many sites have it: context and file."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), True
+        )
+        .sign(key, hashes.SHA256())
+    )
+    file, private = tmp_path / "ca.pem", tmp_path / "key.pem"
+    file.write_bytes(made.public_bytes(Encoding.PEM))
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file, private)
+    return context, file
+
+
+def test_a_certificate_that_was_named_is_taken_and_no_other(certificate):
+    context, file = certificate
+    with Echo(tls=context) as service:
+        named = Web(seconds=2, patience=2, attempts=1, tls_ca=file)
+        assert named.get(service.url).body
+        error = refusal(service)
+    assert error.code == "collateral.unreachable"
+    assert "certificate" in error.got
+
+
+def test_a_file_of_nothing_names_nobody(tmp_path):
+    (tmp_path / "ca.pem").write_text("nothing")
+    with pytest.raises(UsageError) as caught:
+        Web(tls_ca=tmp_path / "ca.pem").get("https://127.0.0.1:1/")
+    assert caught.value.code == "collateral.tls-ca"
+
+
+def test_a_handshake_that_never_ends(certificate):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        start = time.monotonic()
+        with pytest.raises(UnavailableError):
+            QUICK.get(f"https://127.0.0.1:{silent.getsockname()[1]}/")
+        assert time.monotonic() - start < 3
+
+
+def test_a_proxy_is_asked_for_other_machines_alone(service, monkeypatch):
+    monkeypatch.setenv("http_proxy", service.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert QUICK.get("http://pcs.example/it?a=1").body
+    assert service.seen == ["GET http://pcs.example/it?a=1"]
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert QUICK.get(service.url).body

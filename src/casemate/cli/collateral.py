@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from casemate.cli.options import service_options
 from casemate.cli.verify import KINDS
@@ -67,10 +68,10 @@ def fetch(
     Exit code 6 where a part can't be had; what could be had is kept.
     """
     given = load_given(endorsements, bundle_keys=(), at=now()).endorsements
-    fetched = fetch_for(
-        evidence, tee=None if tee == "auto" else tee, given=given,
-        cache=place.cache(),
-    )  # fmt: skip
+    with Console(stderr=True).status("Asking vendors' services…"):
+        fetched = fetch_for(
+            evidence, tee=None if tee == "auto" else tee, given=given, cache=place.cache()
+        )
     if out is not None:
         for path in write_loose(fetched.parts, out):
             click.echo(f"{path}: written", err=True)

@@ -20,7 +20,6 @@ import datetime
 import fcntl
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -164,7 +163,7 @@ class CollateralCache:
             MalformedError, NotGenuineError, UnavailableError: ``collateral.*``: it isn't good now,
                 or older than what is here.
         """
-        with self._locked(wanted, _LOCK_SECONDS):
+        with self._locked(self._path(wanted), _LOCK_SECONDS):
             return self._keep(wanted, parts, asked=asked)
 
     def take_bundle(self, bundle: Bundle) -> tuple[Taken, ...]:
@@ -183,21 +182,22 @@ class CollateralCache:
         """
         marker = self._folder / f"bundle-{sha256(bundle.key)}.created"
         created = int(bundle.created.timestamp())
-        try:
-            last = int(marker.read_text()[:20])
-        except (OSError, ValueError):
-            last = created
-        if created < last:
-            raise UnavailableError(
-                "bundle.rollback",
-                "a newer bundle of this key was taken before",
-                field="created",
-                expected=f"{datetime.datetime.fromtimestamp(last, datetime.UTC).isoformat()} or "
-                "later",
-                got=bundle.created.isoformat(),
-                remedy="Bring the newest bundle.",
-            )
-        self._replace(marker, str(created).encode())
+        with self._locked(marker, _LOCK_SECONDS):
+            try:
+                last = int(marker.read_text()[:20])
+            except (OSError, ValueError):
+                last = created
+            if created < last:
+                raise UnavailableError(
+                    "bundle.rollback",
+                    "a newer bundle of this key was taken before",
+                    field="created",
+                    expected=f"{datetime.datetime.fromtimestamp(last, datetime.UTC).isoformat()} "
+                    "or later",
+                    got=bundle.created.isoformat(),
+                    remedy="Bring the newest bundle.",
+                )
+            self._replace(marker, str(created).encode())
         return tuple(self._take(entry) for entry in bundle.entries.values())
 
     def entries(self) -> tuple[Listed, ...]:
@@ -219,10 +219,11 @@ class CollateralCache:
     def _asked(self, wanted: Wanted, web: Web, good: Part | None) -> Part:
         """Ask, alone; whoever has a good part waits for nobody."""
         try:
-            with self._locked(wanted, 0.0 if good is not None else _LOCK_SECONDS) as last_tried:
+            patience = 0.0 if good is not None else _LOCK_SECONDS
+            with self._locked(self._path(wanted), patience) as last_tried:
                 found = self.look(wanted)  # somebody else may have asked meanwhile
                 if found is not None and (
-                    not self.is_due(found) or time.time() - last_tried < _AGAIN_SECONDS
+                    not self.is_due(found) or 0 <= time.time() - last_tried < _AGAIN_SECONDS
                 ):
                     return found
                 return self._fetched(wanted, web, found)
@@ -323,17 +324,17 @@ class CollateralCache:
         self._replace(self._path(part.wanted), data)
 
     def _replace(self, path: Path, data: bytes) -> None:
+        """Rule 2; whoever writes holds the entry's lock."""
+        beside = path.with_suffix(".new")
         try:
-            descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=".new-")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(descriptor)
-                Path(name).replace(path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            descriptor = os.open(
+                beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            beside.replace(path)
         except OSError as error:
             raise _unusable(self._folder, error) from error
 
@@ -341,19 +342,19 @@ class CollateralCache:
         return self._folder / f"{hashlib.sha256(wanted.name.encode()).hexdigest()}.cbor"
 
     @contextlib.contextmanager
-    def _locked(self, wanted: Wanted, patience: float) -> Iterator[float]:
+    def _locked(self, entry: Path, patience: float) -> Iterator[float]:
         """Alone with an entry; gives when it was last asked for, in seconds since the epoch.
 
         Whoever else is at it has ``patience`` seconds to finish. The kernel lets go of the lock
         when its process ends, however it ends.
         """
-        path = self._path(wanted).with_suffix(".lock")
+        path = entry.with_suffix(".lock")
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise _unusable(self._folder, error) from error
         try:
-            _take(descriptor, wanted, patience)
+            _take(descriptor, entry, patience)
             stamp = os.fstat(descriptor)
             yield stamp.st_mtime if stamp.st_size else 0.0
             with contextlib.suppress(OSError):  # a full disk: then somebody asks once too often
@@ -362,7 +363,7 @@ class CollateralCache:
             os.close(descriptor)
 
 
-def _take(descriptor: int, wanted: Wanted, patience: float) -> None:
+def _take(descriptor: int, entry: Path, patience: float) -> None:
     end = time.monotonic() + patience
     while True:
         try:
@@ -372,7 +373,7 @@ def _take(descriptor: int, wanted: Wanted, patience: float) -> None:
                 raise _BusyError(
                     "collateral.busy",
                     "another process asks for this part, and doesn't come back",
-                    field=wanted.name,
+                    field=entry.name,
                     expected=f"an answer within {patience:.0f} s",
                     remedy="Try again later.",
                 ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -68,9 +69,12 @@ class FakeService:
         fault_once: what is wrong with the next answers, one each.
         pause: between two bytes that drip, in seconds.
         seen: each question: method, path and query.
+
+    Args:
+        tls: whether it is served over TLS, and with which certificate.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.fault: Fault | None = None
         self.fault_once: list[Fault] = []
         self.pause = 0.05
@@ -92,6 +96,9 @@ class FakeService:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._server.block_on_close = False
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
         )
@@ -104,7 +111,7 @@ class FakeService:
     @property
     def url(self) -> str:
         """The service's address."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
         self._thread.start()
