@@ -33,7 +33,7 @@ from casemate.collateral.bundle import parse_bundle
 from casemate.encoding import decode_cbor, encode_cbor
 from casemate.encoding.cbor import decode_foreign_cbor
 from casemate.encoding.cose import parse_sign1
-from casemate.encoding.jose import compact, encode_base64url, parse_jws
+from casemate.encoding.jose import compact, parse_jws
 from casemate.encoding.jsontext import decode_json
 from casemate.encoding.text import decode_base64, decode_hex
 from casemate.endorsements.activation import parse_ak_activation
@@ -315,24 +315,9 @@ def _tokens() -> Iterator[bytes]:
         yield service.token(claims)
 
 
-def _results() -> Iterator[bytes]:
-    claims = (
-        b'{"eat_profile":"tag:ietf.org,2026:rats/ear#04","iat":1,"exp":2,"ear_verifier_id":'
-        b'{"developer":"d","build":"b"},"eat_nonce":"bm5ubm5ubm4","submods":{"snp":{"ear_status":'
-        b'"affirming","ear_trustworthiness_vector":{"executables":2},"ear_appraisal_policy_ids":'
-        b'["ni:///sha-256;'
-        + b"A" * 43
-        + b'"],"ear_attester_claims":{"report_data":"'
-        + b"00" * 64
-        + b'"}}}}'
-    )
-    header = encode_base64url(b'{"alg":"EdDSA"}')
-    yield f"{header}.{encode_base64url(claims)}.AQ".encode()
-
-
 def _anything() -> Iterator[bytes]:
     yield from _tokens()
-    yield from _results()
+    yield from _specs("attestation-result")()
     yield from _published("sgx", "snp", "nitro", "ratls", "cca")()
     yield from _published_endorsements(".pem", ".json")()
 
@@ -565,7 +550,7 @@ TARGETS: Mapping[str, Target] = {
     "hcl-report": Target(run=parse_hcl_report, seeds=_given(b"HCLA" + bytes(1216))),
     "nvidia": Target(run=parse_nvidia_report, seeds=_published("nvidia"), max_size=16384),
     "cca": Target(run=parse_cca_token, seeds=_published("cca")),
-    "attestation-result": Target(run=parse_ear, seeds=_results, max_size=16384),
+    "attestation-result": Target(run=parse_ear, seeds=_specs("attestation-result"), max_size=16384),
     "maa": Target(run=parse_maa_token, seeds=_tokens, max_size=16384),
     "attested-certificate": Target(
         run=parse_attested_certificate, seeds=_certificates, max_size=32768

@@ -112,7 +112,9 @@ class ResultKey:
         signed = signing_input(header, claims)
         if isinstance(self.key, Ed25519PrivateKey):
             return compact(signed, self.key.sign(signed))
-        r, s = decode_dss_signature(self.key.sign(signed, ec.ECDSA(hashes.SHA256())))
+        # Deterministic (RFC 6979): no randomness here, and none that could be weak.
+        algorithm_of = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+        r, s = decode_dss_signature(self.key.sign(signed, algorithm_of))
         return compact(signed, r.to_bytes(32, "big") + s.to_bytes(32, "big"))
 
 
