@@ -39,6 +39,12 @@ from casemate.encoding.text import decode_base64, decode_hex
 from casemate.endorsements.activation import parse_ak_activation
 from casemate.endorsements.collection import sort_endorsements
 from casemate.endorsements.dcap import parse_dcap_collateral
+from casemate.endorsements.enrolment import (
+    parse_tpm_answer,
+    parse_tpm_challenge,
+    parse_tpm_identity,
+    parse_tpm_kept,
+)
 from casemate.endorsements.ocsp import parse_ocsp_response
 from casemate.endorsements.rim import parse_rim
 from casemate.errors import CasemateError, MalformedError, NotGenuineError, UsageError
@@ -587,6 +593,27 @@ TARGETS: Mapping[str, Target] = {
         seeds=_bundles,
         max_size=16384,
     ),
+    **{
+        name: Target(run=parse, seeds=_given(seed), max_size=8192)
+        for name, parse, seed in (
+            (
+                "tpm-identity",
+                parse_tpm_identity,
+                b'{"tpm_identity": 1, "ak_public": "AAE=", "ek_certificates": []}',
+            ),
+            (
+                "tpm-challenge",
+                parse_tpm_challenge,
+                b'{"tpm_challenge": 1, "key": "rsa", "blob": "AAE=", "secret": "AAE="}',
+            ),
+            (
+                "tpm-kept",
+                parse_tpm_kept,
+                b'{"tpm_kept": 1, "ek_certificates": [], "ak_public": "AAE=", "sent": "00"}',
+            ),
+            ("tpm-answer", parse_tpm_answer, b'{"tpm_answer": 1, "answered": "00"}'),
+        )
+    },
     "dcap-collateral": Target(
         run=parse_dcap_collateral, seeds=_published_endorsements(".json"), max_size=65536
     ),

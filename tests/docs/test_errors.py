@@ -18,8 +18,17 @@ from casemate.errors import (
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src" / "casemate"
-PACKAGES = ("encoding", "types", "evidence", "endorsements", "verify", "policy", "collateral")
-MODULES = ("verification", "results", "explanation", "inspection")
+PACKAGES = (
+    "encoding",
+    "types",
+    "evidence",
+    "endorsements",
+    "verify",
+    "policy",
+    "collateral",
+    "tee",
+)
+MODULES = ("verification", "results", "explanation", "inspection", "obtaining", "enrolling")
 CAUSES = {
     each.__name__: str(each.exit_code)
     for each in (

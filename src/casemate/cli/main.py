@@ -31,6 +31,7 @@ _COMMANDS = {
     "launch": "Attest, fetch secrets, open images, start the workload",
     "serve": "The model server",
     "evidence": "Which TEE is this, and what does it say?",
+    "tpm": "Come to trust a TPM's attestation key, by its maker's word",
     "verify": "Is this evidence genuine, and acceptable?",
     "inspect": "What stands in this file? Verifies nothing",
     "explain": "Why was this refused, and what would have to change?",
