@@ -1,7 +1,22 @@
 """What every test starts from."""
 
+import os
 import signal
+from collections.abc import Iterator
+
+import pytest
 
 # Whoever runs the suite in the background may have made it ignore Ctrl-C, and what it starts
 # inherits that; here programs must heed it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Builds keep what they made in a cache of the run's own, and not in the user's."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("XDG_CACHE_HOME")
+    if before is not None:
+        os.environ["XDG_CACHE_HOME"] = before

@@ -149,3 +149,13 @@ def test_the_loaders_configuration_is_read_with_its_includes(tmp_path):
     assert configured_folders(main)[:2] == ("/a", "/b")
     assert "/c" in configured_folders(main)
     assert configured_folders(tmp_path / "absent") == ()
+
+
+def test_sections_are_not_looked_at(tmp_path):
+    """No loader reads them, and they may say anything."""
+    whole = bytearray(elf(needed=["liba.so"], soname="b.so"))
+    plain = read_needs(put(tmp_path / "a", bytes(whole)))
+    whole[0x28:0x30] = b"\xff" * 8
+    whole[0x3C:0x40] = b"\xff" * 4
+    assert read_needs(put(tmp_path / "b", bytes(whole))) == plain
+    assert loaded_part(tmp_path / "b") == loaded_part(tmp_path / "a")

@@ -14,7 +14,7 @@ from tests.support.packages import install
 
 from casemate.errors import UsageError
 from casemate.image.bom.grammar import PythonItem
-from casemate.image.python_tree import bytecode, python_files
+from casemate.image.python_tree import bytecode, cached_bytecode, python_files
 
 ITEM = PythonItem(
     interpreter="auto", stdlib="minimal", distributions=(), packages="", modules=(), excludes=(),
@@ -200,3 +200,17 @@ def test_the_environment_has_what_the_bill_in_the_box_names():
     for name in ("grpcio", "protobuf", "typing_extensions", "numpy", "onnxruntime"):
         assert metadata.distribution(name).files
     assert Path(sys.executable).exists()
+
+
+def test_bytecode_from_the_cache_is_the_same_and_a_damaged_one_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = cached_bytecode(b"X = 1\n", "/a.py")
+    assert first == bytecode(b"X = 1\n", "/a.py")
+    (stored,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    other = cached_bytecode(b"X = 1\n", "/b.py")
+    assert other != first, "the name is in the code"
+    for damaged in (b"", b"x" * 100, stored.read_bytes()[:-1]):
+        stored.write_bytes(damaged)
+        assert cached_bytecode(b"X = 1\n", "/a.py") == first
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
+    assert cached_bytecode(b"X = 1\n", "/a.py") == first, "without a cache too"

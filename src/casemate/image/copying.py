@@ -21,6 +21,7 @@ from casemate.image.content import content_pieces
 from casemate.image.tree import EntryKind, TreeEntry, normalised
 
 _PIECE = 1 << 20
+_MOST = 1 << 30
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -179,7 +180,8 @@ def _write(entry: TreeEntry, place: Path) -> None:
     with os.fdopen(descriptor, "wb", buffering=0) as output:
         if isinstance(entry.source, Path):
             with entry.source.open("rb") as source:
-                shutil.copyfileobj(source, output, _PIECE)
+                while os.sendfile(descriptor, source.fileno(), None, _MOST):
+                    pass
             return
         for piece in content_pieces(entry):
             output.write(piece)

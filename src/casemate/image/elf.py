@@ -13,6 +13,7 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSegment, DynamicTag
@@ -105,7 +106,7 @@ def read_needs(path: Path) -> ElfNeeds:
     try:
         with path.open("rb") as file:
             machine, bits = _identity(file.read(20))
-            return _parse(ELFFile(file), machine, bits)
+            return _parse(_opened(file), machine, bits)
     except _ELF_ERRORS as error:
         raise _malformed(path, error) from error
 
@@ -121,7 +122,7 @@ def loaded_part(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            elf = ELFFile(file)
+            elf = _opened(file)
             end = elf.header.e_phoff + elf.header.e_phnum * elf.header.e_phentsize
             for segment in _segments(elf):
                 end = max(end, segment.header.p_offset + segment.header.p_filesz)
@@ -129,7 +130,7 @@ def loaded_part(path: Path) -> bytes:
             if end > path.stat().st_size:
                 raise ValueError("the file ends before its segments do")
             content = bytearray(file.read(end))
-            offset, counts, width = (0x28, 0x3C, 8) if elf.elfclass == 64 else (0x20, 0x30, 4)
+            offset, counts, width = _SECTIONS[2 if elf.elfclass == 64 else 1]
     except _ELF_ERRORS as error:
         raise _malformed(path, error) from error
     content[offset : offset + width] = bytes(width)  # e_shoff
@@ -160,6 +161,36 @@ def _identity(head: bytes) -> tuple[int, int]:
         return 0, 0
     machine = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
     return machine, {1: 32, 2: 64}.get(head[4], 0)
+
+
+class _WithoutSections:
+    """A file whose header names no sections: no loader reads them, and they take time."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+        file.seek(0)
+        self._head = bytearray(file.read(64))
+        if len(self._head) == 64 and self._head[4] in _SECTIONS:
+            offset, counts, width = _SECTIONS[self._head[4]]
+            self._head[offset : offset + width] = bytes(width)
+            self._head[counts : counts + 4] = bytes(4)
+        file.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        at = self._file.tell()
+        data = self._file.read(size)
+        covered = self._head[at : at + len(data)]
+        return bytes(covered) + data[len(covered) :] if covered else data
+
+
+# By e_ident's class: where e_shoff is, where e_shnum and e_shstrndx are, e_shoff's width.
+_SECTIONS = {1: (0x20, 0x30, 4), 2: (0x28, 0x3C, 8)}
+
+
+def _opened(file: IO[bytes]) -> ELFFile:
+    # What it needs of a file are these three methods.
+    return ELFFile(cast("IO[bytes]", _WithoutSections(file)))
 
 
 def host_needs() -> ElfNeeds:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ast
 import codecs
+import contextlib
 import fnmatch
+import hashlib
 import importlib.util
 import json
 import marshal
@@ -25,9 +27,11 @@ from pathlib import Path, PurePosixPath
 import casemate
 from casemate.errors import UsageError
 from casemate.image.bom.grammar import PythonItem
+from casemate.image.cache import cache_folder
 from casemate.image.python_packages import VERSION, with_packages
 
 _HASH_BASED_UNCHECKED = (1).to_bytes(4, "little")
+_DIGEST = 32
 _MAX_SOURCE = 16 * 1024 * 1024
 _SKIPPED = {"__pycache__", "site-packages", "dist-packages"}
 _NOT_MINIMAL = {
@@ -275,13 +279,34 @@ def _compiled(files: Iterator[PythonFile]) -> Iterator[PythonFile]:
         yield file
         if file.path.endswith(".py"):
             text = file.source if isinstance(file.source, bytes) else file.source.read_bytes()
-            code = bytecode(text, "/" + file.path)
+            code = cached_bytecode(text, "/" + file.path)
             if code is not None:
                 folder, name = file.path.rsplit("/", 1)
                 cached = f"{name[:-3]}.{sys.implementation.cache_tag}.pyc"
                 yield PythonFile(
                     path=f"{folder}/__pycache__/{cached}", source=code, why=file.why, root=file.root
                 )
+
+
+def cached_bytecode(text: bytes, name: str) -> bytes | None:
+    """As `bytecode`, from the user's own cache where it is there: most of a build is compiling."""
+    key = hashlib.sha256(importlib.util.MAGIC_NUMBER + name.encode() + b"\0" + text).hexdigest()
+    try:
+        path = cache_folder("bytecode") / key[:2] / key[2:]
+        stored = path.read_bytes()
+        if hashlib.sha256(stored[_DIGEST:]).digest() == stored[:_DIGEST]:
+            return stored[_DIGEST:]
+    except (OSError, RuntimeError):  # not there, or no home
+        pass
+    code = bytecode(text, name)
+    if code is not None:
+        with contextlib.suppress(OSError, RuntimeError):
+            path = cache_folder("bytecode") / key[:2] / key[2:]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{path.name}.{os.getpid()}")
+            part.write_bytes(hashlib.sha256(code).digest() + code)
+            part.replace(path)
+    return code
 
 
 def bytecode(text: bytes, name: str) -> bytes | None:

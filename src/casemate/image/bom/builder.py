@@ -13,6 +13,7 @@ from casemate.errors import MalformedError, UsageError
 from casemate.image.bom.assembly import OF, Assembly
 from casemate.image.bom.rules import loaded_by_name
 from casemate.image.elf import (
+    ElfNeeds,
     Library,
     LibrarySearch,
     SearchFolder,
@@ -62,6 +63,9 @@ class Builder:
     warnings: list[str] = field(default_factory=list)
     _elves: dict[str, _Elf] = field(default_factory=dict)
     _search: LibrarySearch | None = None
+    _found: dict[tuple[str, int, int, tuple[SearchFolder, ...]], tuple[Library, ...]] = field(
+        default_factory=dict
+    )
 
     def add_folder(
         self, path: str, *, why: str, mode: int | None = None, owner: tuple[int, int] = (0, 0)
@@ -129,12 +133,10 @@ class Builder:
     def add_library(self, name: str, *, why: str, strict: bool) -> None:
         """Add a library that nothing names as needed, from where the loader always looks."""
         needs = host_needs()
-        library = self._searching().find(name, needs=needs, folders=())
-        if library is None:
-            if strict:
-                raise _no_library(why, name, "a library where the loader searches")
-            return
-        for found in (library, *self._searching().variants(library, needs)):
+        libraries = self._look_for(name, needs, ())
+        if strict and not libraries:
+            raise _no_library(why, name, "a library where the loader searches")
+        for found in libraries:
             if merged(found.target) not in self.entries:
                 self.add_file(found.target, found.host, why=why, strict=strict)
 
@@ -154,7 +156,7 @@ class Builder:
         while queue:
             path = queue.pop()
             done.add(path)
-            for added in self._add_libraries_of(path, self._elves[path], self._searching()):
+            for added in self._add_libraries_of(path, self._elves[path]):
                 queue.append(added)
 
     def _searching(self) -> LibrarySearch:
@@ -165,7 +167,7 @@ class Builder:
             self._search = LibrarySearch(within=within, configured=configured)
         return self._search
 
-    def _add_libraries_of(self, path: str, elf: _Elf, search: LibrarySearch) -> Iterator[str]:
+    def _add_libraries_of(self, path: str, elf: _Elf) -> Iterator[str]:
         try:
             needs = read_needs(elf.source)
         except MalformedError as error:
@@ -174,7 +176,9 @@ class Builder:
             self.warnings.append(str(error))
             return
         if needs.interpreter:
-            self._add_loader(path, search.loader(needs), needs.interpreter, strict=elf.strict)
+            self._add_loader(
+                path, self._searching().loader(needs), needs.interpreter, strict=elf.strict
+            )
         origin, target = real(elf.source).parent, path.rpartition("/")[0]
         own = expand_folders(needs.rpath, origin=origin, target=target)
         if needs.runpath is None:
@@ -182,11 +186,10 @@ class Builder:
         else:
             folders = expand_folders(needs.runpath, origin=origin, target=target)
         for name in needs.needed:
-            library = search.find(name, needs=needs, folders=folders)
-            if library is None:
+            libraries = self._look_for(name, needs, folders)
+            if not libraries:
                 self._missing_library(name, path, strict=elf.strict)
-                continue
-            for found in (library, *search.variants(library, needs)):
+            for found in libraries:
                 place = merged(found.target)
                 if place not in self.entries:
                     self.add_file(
@@ -194,6 +197,17 @@ class Builder:
                         strip=name.startswith("libpython"), inherited=(*own, *elf.inherited),
                     )  # fmt: skip
                     yield place
+
+    def _look_for(
+        self, name: str, needs: ElfNeeds, folders: tuple[SearchFolder, ...]
+    ) -> tuple[Library, ...]:
+        """A library and its variants; what many files need is looked for once."""
+        key = (name, needs.machine, needs.bits, folders)
+        if key not in self._found:
+            library = self._searching().find(name, needs=needs, folders=folders)
+            found = () if library is None else self._searching().variants(library, needs)
+            self._found[key] = () if library is None else (library, *found)
+        return self._found[key]
 
     def _add_loader(self, path: str, loader: Library | None, name: str, *, strict: bool) -> None:
         if loader is not None:
