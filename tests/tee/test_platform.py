@@ -1,14 +1,19 @@
 """Which TEE this machine is: named, or found by looking; nothing that fails is passed over."""
 
 import pytest
-from tests.support.kernels import needs_fuse, nothing_at_its_place, trust_domain
+from tests.support.kernels import mounted, needs_fuse, nothing_at_its_place, trust_domain
+from tests.support.tpms import needs_tpm
 
 from casemate.errors import UsageError
 from casemate.evidence import Tee
 from casemate.evidence.composite import parse_composite_evidence
 from casemate.tee.platform import AUTO, CHOICES, HARDWARE, Place, look, open_tee
 from casemate.types import ReportData, sha384
+from casemate_testkit.azure_guest import furnish
+from casemate_testkit.dcap import DcapPlatform
 from casemate_testkit.kernel_nvml import NvmlLibrary
+from casemate_testkit.kernel_sgx import GramineFiles
+from casemate_testkit.software_tpm import SoftwareTpm
 
 REPORT_DATA = ReportData(bytes(64))
 MEASUREMENT = sha384(b"code")
@@ -52,6 +57,27 @@ def test_a_named_tee_that_is_not_there_is_absent(bare, name):
         with pytest.raises(UsageError) as caught:
             open_tee(name, where)
         assert (caught.value.code, caught.value.expected) == ("tee.absent", name)
+
+
+@needs_fuse
+def test_a_name_of_evidence_finds_the_interface(bare):
+    quote = DcapPlatform().sgx_quote
+    files = GramineFiles(lambda bound: quote(report_data=bound))
+    with mounted(files, bare / "attestation") as folder:
+        for where in (place(), place(device=str(folder))):
+            assert open_tee("sgx", where)[1].attest(REPORT_DATA).tee is Tee.SGX
+
+
+@needs_tpm
+def test_azures_names_are_of_its_hardware(bare, tmp_path):
+    (folder := tmp_path / "tpm").mkdir()
+    with SoftwareTpm(folder) as tpm:
+        furnish(tpm, lambda bound: bytes(128) + bound, kind="tdx")
+        with pytest.raises(UsageError) as caught:
+            open_tee("azure-snp", place(device=tpm.place))
+    assert (caught.value.code, caught.value.got) == (
+        "tee.absent", "the paravisor's hardware is azure-tdx",
+    )  # fmt: skip
 
 
 def test_a_place_without_a_name_and_a_name_that_is_none(bare):

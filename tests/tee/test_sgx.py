@@ -145,7 +145,7 @@ def test_a_node_that_is_not_there_or_no_device_is_told(tmp_path):
     (tmp_path / "sgx").mkdir()  # as the driver of bare machines has it
     with pytest.raises(UsageError) as caught:
         DeviceFile("sgx-occlum", tmp_path / "sgx")
-    assert caught.value.got == f"{tmp_path / 'sgx'} is no device"
+    assert caught.value.got == f"{tmp_path / 'sgx'} is a folder, not a device"
 
 
 def test_a_real_node_gets_the_request():

@@ -84,6 +84,12 @@ def test_writing_the_privilege_level_moves_the_generation_and_is_no_conflict(tmp
     assert evidence.data == echo(REPORT_DATA, 3)
 
 
+def test_a_guest_beneath_another_module_names_its_own_level(tmp_path):
+    with guest(tmp_path, "sev_guest", certificates=b"", privilege_floor=2) as (_, reports):
+        evidence = TsmReports(Tee.SNP, reports=reports).attest(REPORT_DATA)
+    assert evidence.data == echo(REPORT_DATA, 2)
+
+
 def test_a_privilege_level_below_the_kernels_floor_is_refused_by_it(tmp_path):
     with (
         guest(tmp_path, "sev_guest", certificates=b"", privilege_floor=2) as (_, reports),

@@ -40,6 +40,7 @@ class AzureGuest:
 
     Args:
         place: of the TPM; see `casemate.tee.tpm_link.tpm_address`.
+        tee: what it must be: Azure's SNP or TDX; None for either.
         metadata_service: its ``HOST`` or ``HOST:PORT``.
 
     Raises:
@@ -48,14 +49,18 @@ class AzureGuest:
     """
 
     def __init__(
-        self, place: str | None = None, *, metadata_service: str = METADATA_SERVICE
+        self,
+        place: str | None = None,
+        *,
+        tee: Tee | None = None,
+        metadata_service: str = METADATA_SERVICE,
     ) -> None:
-        self._address = tpm_address(place, tee=NAME)
+        self._address = tpm_address(place, tee=tee or NAME)
         with open_tpm(self._address, tee=NAME) as link:
             commands = TpmCommands(NAME, link)
             report = commands.nv_read(HCL_REPORT)
             if report is None:
-                raise absent(NAME, f"no paravisor's report at {HCL_REPORT:#x} in the TPM")
+                raise absent(tee or NAME, f"no paravisor's report at {HCL_REPORT:#x} in the TPM")
             hcl = parse_hcl_report(report)
             key = commands.read_public(ATTESTATION_KEY).key
             if not isinstance(key, rsa.RSAPublicKey) or key.public_numbers().n != hcl.ak_modulus:
@@ -64,6 +69,8 @@ class AzureGuest:
                     "another",
                 )  # fmt: skip
         self._tee = Tee.AZURE_SNP if hcl.kind == "snp" else Tee.AZURE_TDX
+        if tee not in {None, self._tee}:
+            raise absent(str(tee), f"the paravisor's hardware is {self._tee}")
         # Neither changes while the VM runs: the quote of the TPM alone is fresh.
         self._parts: dict[str, object] = {"version": 1, "hcl_report": report.hex()}
         self._chain: tuple[bytes, ...] = ()

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from casemate.errors import CasemateError, UsageError
 from casemate.evidence import Attester, Tee
+from casemate.tee.faults import absent
 from casemate.types import Sha384
 
 AUTO = "auto"
@@ -20,8 +21,10 @@ TPM = "tpm"
 HARDWARE = ("sgx-gramine", "sgx-occlum", "tdx", "snp", "cca", "nitro", "azure")
 """What is looked for, in this order: an enclave sees its own interface alone."""
 
-CHOICES = (AUTO, *HARDWARE, TPM, SIMULATED)
-"""What ``--tee`` takes. `AUTO` never takes the last two: they don't keep the operator out."""
+_KINDS = (Tee.SGX, Tee.AZURE_SNP, Tee.AZURE_TDX)
+CHOICES = (AUTO, *HARDWARE, *(each.value for each in _KINDS), TPM, SIMULATED)
+"""What ``--tee`` takes: names of interfaces, and of evidence. `AUTO` never takes the last two: they
+don't keep the operator out."""
 
 
 class MachineTee(Attester, Protocol):
@@ -152,6 +155,8 @@ def _open_cpu(name: str, place: Place) -> MachineTee:
             from casemate.tee.tsm import REPORTS, TsmReports
 
             return TsmReports(Tee(name), reports=Path(device) if device else REPORTS)
+        case Tee.SGX:
+            return _sgx(place)
         case "sgx-gramine":
             from casemate.tee.gramine import FOLDER, GramineEnclave
 
@@ -167,10 +172,10 @@ def _open_cpu(name: str, place: Place) -> MachineTee:
             from casemate.tee.device import DeviceFile
 
             return nitro.NitroEnclave(DeviceFile(nitro.NAME, Path(device or nitro.DEVICE)))
-        case "azure":
+        case "azure" | Tee.AZURE_SNP | Tee.AZURE_TDX:
             from casemate.tee.azure import AzureGuest
 
-            return AzureGuest(device)
+            return AzureGuest(device, tee=None if name == "azure" else Tee(name))
         case "tpm":
             from casemate.tee.tpm import TpmQuotes
 
@@ -181,6 +186,19 @@ def _open_cpu(name: str, place: Place) -> MachineTee:
         "tee.unknown", "there is no such TEE", field="--tee", expected=" or ".join(CHOICES),
         got=name,
     )  # fmt: skip
+
+
+def _sgx(place: Place) -> MachineTee:
+    """Whichever of the two interfaces this enclave has; a place that is a folder is Gramine's."""
+    missing = []
+    for name in ("sgx-gramine", "sgx-occlum"):
+        try:
+            return _open_cpu(name, place)
+        except UsageError as error:
+            if error.code != "tee.absent":
+                raise
+            missing.append(error.got or "")
+    raise absent(Tee.SGX, "; ".join(missing))
 
 
 def _simulated(place: Place) -> MachineTee:

@@ -40,7 +40,7 @@ class TsmReports:
         tee: what it must be: TDX, SNP or CCA.
         reports: the folder of reports.
         privilege_level: of the report, where the hardware has such (SNP's VMPL); None for the
-            kernel's own.
+            most privileged that this kernel may name.
         rtmr3: TDX's register for what runs.
 
     Raises:
@@ -90,8 +90,12 @@ class TsmReports:
 
     def _attest(self, report_data: ReportData) -> Evidence:
         with _Folder(self._tee, self._reports) as folder:
-            if self._privilege_level is not None:
-                folder.write("privlevel", str(self._privilege_level).encode())
+            level = self._privilege_level
+            if level is None and self._tee is Tee.SNP:
+                # Beneath a module that keeps level 0 to itself, the kernel may not name it.
+                level = folder.number("privlevel_floor") or None
+            if level is not None:
+                folder.write("privlevel", str(level).encode())
             before = folder.number("generation")
             folder.write("inblob", report_data)
             data = folder.read("outblob")

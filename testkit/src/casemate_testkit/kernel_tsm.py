@@ -143,6 +143,8 @@ class TsmFolder(PseudoFiles):
         if report.outblob is None or report.read != report.written:
             if self.fails:
                 raise FuseError(self.fails.pop(0))
+            if report.privilege_level < self.privilege_floor:
+                raise FuseError(errno.EIO)  # the hardware refuses to vouch for another's level
             report.outblob = self.make_report(report.inblob, report.privilege_level)
             report.read = report.written
         return report.outblob
