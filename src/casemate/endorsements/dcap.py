@@ -7,10 +7,13 @@ clients exchange. Signed texts are kept as they came: a signature covers the ver
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cryptography import x509
+
 from casemate.encoding import MapReader, decode_hex, decode_json
-from casemate.endorsements.certificates import load_revocation_lists
+from casemate.endorsements.certificates import load_certificates, load_revocation_lists
 from casemate.endorsements.tcb import TcbLevels, read_tcb_levels, read_time
 from casemate.errors import MalformedError
 
@@ -35,6 +38,7 @@ class DcapCollateral:
         platforms: which it is for: ``SGX`` or ``TDX``, and the FMSPC.
         issued: when the older of TCB information and QE identity was issued.
         levels: the TCB levels in these two.
+        signers: whose certificate stands first in the chain of each of these two.
     """
 
     text: str
@@ -44,6 +48,7 @@ class DcapCollateral:
     tcb_evaluation_data_number: int
     issued: datetime.datetime
     levels: TcbLevels
+    signers: tuple[x509.Certificate, x509.Certificate]
     platforms: str = ""
 
 
@@ -87,7 +92,13 @@ def parse_dcap_collateral(data: bytes) -> DcapCollateral:
         platforms=platforms,
         issued=issued,
         levels=read_tcb_levels(tcb_info, qe_identity),
+        signers=(_signer(fields, "tcb_info"), _signer(fields, "qe_identity")),
     )
+
+
+def _signer(fields: Mapping[str, str], name: str) -> x509.Certificate:
+    chain = f"{name}_issuer_chain"
+    return load_certificates(fields[chain].encode(), what=chain)[0]
 
 
 def _document(name: str, text: str) -> MapReader:

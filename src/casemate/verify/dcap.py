@@ -23,7 +23,6 @@ from __future__ import annotations
 import datetime
 import json
 
-from casemate.endorsements.certificates import load_certificates
 from casemate.endorsements.dcap import DcapCollateral
 from casemate.errors import NotGenuineError, UnavailableError
 from casemate.evidence import Tee
@@ -144,14 +143,12 @@ def _current(collateral: DcapCollateral | None, at: datetime.datetime) -> DcapCo
 
 def _check_signers(collateral: DcapCollateral) -> None:
     """Rule 3, by name; the library verifies the chain."""
-    fields = json.loads(collateral.text)
-    for name in ("tcb_info_issuer_chain", "qe_identity_issuer_chain"):
-        signer = load_certificates(fields[name].encode(), what=name)[0]
+    for name, signer in zip(("tcb_info", "qe_identity"), collateral.signers, strict=True):
         if (got := common_name(signer)) != TCB_SIGNER:
             raise NotGenuineError(
                 "dcap.signer",
                 "somebody signed the collateral who may not",
-                field=name,
+                field=f"{name}_issuer_chain",
                 expected=TCB_SIGNER,
                 got=got[:80],
                 remedy="Fetch it from Intel's PCS, or a PCCS that passes on what it gives.",
