@@ -92,7 +92,9 @@ def test_a_strict_policy_is_made_from_evidence_and_accepts_it(tmp_path):
     pinned = tmp_path / "pinned.toml"
     policy("new", pinned, *TDX, "--pin-machine", "--secret", "key")
     found = json.loads(policy("diff", target, pinned, "--json").stdout)["differences"]
-    assert {each["field"] for each in found} == {"fmspc", "ppid", "platform_instance_id"}
+    assert {each["field"] for each in found} == {
+        "fmspc", "sgx_type", "ppid", "platform_instance_id",
+    }  # fmt: skip
     assert {each["verdict"] for each in found} == {"the second is stricter"}
 
 

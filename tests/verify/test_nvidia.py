@@ -39,6 +39,10 @@ def refused(code, *arguments, **options):
     return caught.value
 
 
+def test_a_manifest_that_is_there_twice_is_one():
+    assert verify(rims=(*RIMS, RIMS[0]))
+
+
 def test_a_genuine_report():
     report = verify()
     assert report.report_data == b"\x11" * 32 + bytes(32)
@@ -103,7 +107,10 @@ FAULTS = {
         "nvidia.no-rim", lambda: {"rims": (GPU.rim("driver", version="1"), RIMS[1])},
     ),
     "no manifest": ("nvidia.no-rim", lambda: {"rims": ()}),
-    "two manifests of a version": ("nvidia.no-rim", lambda: {"rims": (*RIMS, RIMS[0])}),
+    "two manifests of a version": (
+        "nvidia.no-rim",
+        lambda: {"rims": (*RIMS, GPU.rim("driver", golden={1: (b"\x01" * 48,)}))},
+    ),
     "a manifest that another key signed": (
         "rim.signature", lambda: {"rims": (GPU.rim("driver", signer=OTHER.rim_signer), RIMS[1])},
     ),

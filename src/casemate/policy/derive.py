@@ -137,6 +137,8 @@ def _constraint(
         case _, None if field.name == "launch":
             return Unchecked("no launch contract was given when this policy was made")
         case _, None:
+            if field.given:
+                return Unchecked("known only where the verifier is given more than the evidence")
             reason = "the evidence that this policy was made from says nothing about it"
             return Absent() if field.optional else Unchecked(reason)
         case Kind.LEVELS, Mapping():

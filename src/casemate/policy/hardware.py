@@ -24,6 +24,7 @@ _SETTING = "Change the platform's settings, or allow this one if you accept what
 
 
 class _Extras(TypedDict, total=False):
+    given: bool
     optional: bool
     varies: Varies
     rises: bool
@@ -74,6 +75,7 @@ _DCAP = (
     _of(Kind.TEXT, "dynamic_platform", _SETTING),
     _of(Kind.TEXT, "cached_keys", _SETTING),
     _digest("fmspc", 6, fix="Add the kind of platform, if you know it.", varies=Varies.MACHINE),
+    _of(Kind.TEXT, "sgx_type", "Its memory is protected in another way.", varies=Varies.MACHINE),
     _digest("ppid", 16, fix=_PLATFORM, varies=Varies.MACHINE),
     _digest("platform_instance_id", 16, fix=_PLATFORM, optional=True, varies=Varies.MACHINE),
 )  # fmt: skip
@@ -94,6 +96,11 @@ _SGX = (
     *_DCAP,
 )
 
+_EVENT_LOG = _of(
+    Kind.TEXT, "event_log", "Give the event log along with the evidence.", optional=True,
+    given=True,
+)  # fmt: skip
+
 _TDX = (
     _digest("mr_td", 48, fix=_MEASURED, must_check=True),
     *_registers("rtmr", range(4), 48),
@@ -108,6 +115,7 @@ _TDX = (
     _digest("mr_signer_seam", 48, fix="Intel's own TDX modules have zeros here."),
     _of(Kind.FLAGS, "seam_attributes", "Intel's own TDX modules have zeros here.", size=8),
     _of(Kind.SVNS, "tee_tcb_svn", _TCB, size=16),
+    _of(Kind.SVNS, "tee_tcb_svn2", _TCB, size=16, optional=True),
     _digest(
         "mr_service_td", 48, optional=True,
         fix="A service TD can take part in the guest's life; name it only if it is yours.",
@@ -172,6 +180,7 @@ _PCRS = tuple(
     for number in range(24)
 )
 _QUOTE = (
+    _EVENT_LOG,
     _of(Kind.TEXT, "pcr_bank", "Quote the bank that the policy names."),
     _of(Kind.TEXT, "pcr_selection", "Quote the registers that the policy names."),
     _digest("pcr_digest", 32, 48, 64, fix=_MEASURED, varies=Varies.BOOT),
@@ -274,16 +283,16 @@ _EAR = (
 HARDWARE_FIELDS: Mapping[Tee, tuple[Field, ...]] = MappingProxyType(
     {
         Tee.SGX: (*_SGX, LAUNCH),
-        Tee.TDX: (*_TDX, LAUNCH),
+        Tee.TDX: (*_TDX, _EVENT_LOG, LAUNCH),
         Tee.SNP: (*_SNP, LAUNCH),
         Tee.NITRO: (*_NITRO, LAUNCH),
         Tee.TPM: (
             _digest("ak", 32, fix="Name the key, if that TPM is trusted.", must_check=True),
-            _digest("ek", 32, fix=_PLATFORM, optional=True, varies=Varies.MACHINE),
+            _digest("ek", 32, fix=_PLATFORM, optional=True, given=True, varies=Varies.MACHINE),
             _digest("ek_root", 32, fix="Name the maker's root, if it is to be trusted.",
-                    optional=True),
+                    optional=True, given=True),
             _of(Kind.BOOL, "secure_boot", "Switch secure boot on, and give the event log.",
-                optional=True),
+                optional=True, given=True),
             *_QUOTE,
             *_PCRS,
             LAUNCH,

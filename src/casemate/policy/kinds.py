@@ -59,6 +59,7 @@ class Field:
         remedy: what to do about a mismatch.
         default: what it must be where a policy says nothing about it.
         optional: whether genuine evidence may lack it, so that ``absent`` can hold.
+        given: whether it is known only where the verifier is given more than the evidence.
         varies: why other genuine evidence of the same code may differ here, if it may: a policy
             made from one piece of evidence then doesn't pin it.
         rises: whether more is better: a policy made from evidence then demands as much or more.
@@ -74,6 +75,7 @@ class Field:
     instead: str | None = None
     default: str | int | None = None
     optional: bool = False
+    given: bool = False
     varies: Varies | None = None
     rises: bool = False
     strict: str | None = None

@@ -87,6 +87,8 @@ MEANINGS: Mapping[str, str] = {
     "dynamic_platform": "Whether the platform's packages can be exchanged while its keys stay.",
     "cached_keys": "Whether the platform's keys are kept at Intel's, to be given out again.",
     "fmspc": "Which kind of processor and platform it is.",
+    "sgx_type": "How the processor protects enclaves' memory: scalable alone keeps it secret, and "
+    "notices no change from outside.",
     "ppid": _MACHINE,
     "platform_instance_id": _MACHINE,
     "sept_ve_disable": "Whether the host is kept from making the guest run its fault handler at "
@@ -100,6 +102,8 @@ MEANINGS: Mapping[str, str] = {
     "mr_signer_seam": "Who signed the TDX module; zeros stand for Intel.",
     "seam_attributes": _FLAGS,
     "tee_tcb_svn": "The security versions of the TDX module's parts.",
+    "tee_tcb_svn2": "The security versions of the TDX module's parts after it was updated.",
+    "event_log": "Whether an event log was held against the registers.",
     "mr_service_td": "Which service trust domains may help this one, for example to migrate it.",
     "migration_agent": "Whether a migration agent may hold this guest's keys.",
     "smt_allowed": "Whether two threads may share a core, which side channels make use of.",

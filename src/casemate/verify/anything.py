@@ -140,6 +140,7 @@ def verify_anything(
     if eventlog is not None:
         with checks.check("eventlog.replay", "the log gives the registers that were attested"):
             report = _with_log(report, eventlog)
+            report = replace(report, claims={**report.claims, "event_log": "replayed"})
     return replace(report, checks=checks.done())
 
 

@@ -249,4 +249,6 @@ def _td_claims(report: TdReport) -> dict[str, ClaimValue]:
     claims |= {f"rtmr{number}": value for number, value in enumerate(report.rtmr)}
     if report.mr_service_td is not None:
         claims["mr_service_td"] = report.mr_service_td
+    if report.tee_tcb_svn2 is not None:
+        claims["tee_tcb_svn2"] = report.tee_tcb_svn2
     return claims

@@ -197,7 +197,8 @@ def _check_fwid(report: NvidiaReport, leaf: x509.Certificate) -> None:
 
 
 def _manifest(rims: Sequence[Rim], version: str, what: str) -> Rim:
-    found = [rim for rim in rims if rim.version.upper() == version.upper()]
+    # One that came along and that the verifier has too is one.
+    found = list({r.signed: r for r in rims if r.version.upper() == version.upper()}.values())
     if len(found) != 1:
         raise UnavailableError(
             "nvidia.no-rim",

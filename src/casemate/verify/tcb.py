@@ -21,6 +21,7 @@ from casemate.verify.report import ClaimValue
 
 _CONFIGURATION = "1.2.840.113741.1.13.1.7"
 _FLAGS = {"dynamic_platform": 1, "cached_keys": 2, "smt_enabled": 3}
+_SGX_TYPES = {0: "standard", 1: "scalable", 2: "scalable-with-integrity"}
 _OUT_OF_DATE = ("OutOfDate", "OutOfDateConfigurationNeeded")
 _HEADER, _BODY_HEADER, _LENGTH = 48, 6, 4
 _SIZES = {SgxReport: 384, TdReport: 584}
@@ -41,11 +42,12 @@ def platform_claims(
         at: the time.
 
     Returns:
-        ``fmspc``; ``platform_instance_id`` where the certificate has one; ``dynamic_platform``,
-        ``cached_keys`` and ``smt_enabled`` as ``true``, ``false`` or ``undefined``; ``tcb_date``,
-        the oldest day of the levels of platform, TDX module and quoting enclave;
-        ``tcb_out_of_date_days`` since that day, or 0 where the status isn't out of date;
-        ``collateral_age_days`` since the older of TCB information and QE identity was issued.
+        ``fmspc``; ``sgx_type``; ``platform_instance_id`` where the certificate has one;
+        ``dynamic_platform``, ``cached_keys`` and ``smt_enabled`` as ``true``, ``false`` or
+        ``undefined``; ``tcb_date``, the oldest day of the levels of platform, TDX module and
+        quoting enclave; ``tcb_out_of_date_days`` since that day, or 0 where the status isn't out
+        of date; ``collateral_age_days`` since the older of TCB information and QE identity was
+        issued.
 
     Raises:
         MalformedError: ``dcap.tcb-level`` where no level matches.
@@ -66,6 +68,7 @@ def platform_claims(
         claims["platform_instance_id"] = bytes(pck.platform_instance_id)
     return claims | {
         "fmspc": bytes(pck.fmspc),
+        "sgx_type": _SGX_TYPES.get(int(pck.sgx_type), "unknown"),
         "tcb_date": oldest.date().isoformat(),
         "tcb_out_of_date_days": (at - oldest).days if status in _OUT_OF_DATE else 0,
         "collateral_age_days": (at - collateral.issued).days,
