@@ -18,7 +18,8 @@ from casemate.evidence.ear import AttestationResult, Status, policy_id, result_c
 from casemate.policy import PolicyDocument
 from casemate.project.verification import Expected, Verification
 from casemate.protocol.attestation_result import ResultKey
-from casemate.types import ReportData, sha256
+from casemate.protocol.binding import Claims, encode_claims, report_data_for
+from casemate.types import Nonce, ReportData, sha256
 from casemate.verify import TrustAnchors, verify_evidence
 
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
@@ -168,11 +169,29 @@ def test_a_result_about_another_key():
     assert code(token, report_data=b"\1" * 64) == "evidence.report-data"
 
 
+def test_a_result_about_another_key_than_the_connections():
+    token = VERIFIER.sign(claims())
+    assert outcome(token, key=KEY).genuine
+    assert code(token, key=sha256(b"other")) == "evidence.key"
+
+
+def test_the_evidences_nonce_is_not_the_results():
+    """Who reads asked the verifier now; the evidence may be of an earlier occasion."""
+    buffer = encode_claims(Claims(pubkey_hash=KEY, nonce=Nonce(b"e" * 32)))
+    about = claims(nonce=None)
+    digest = bytes(report_data_for(buffer)).hex()
+    about["submods"]["snp"]["ear_attester_claims"]["report_data"] = digest
+    token = VERIFIER.sign(about)
+    assert outcome(token, claims=buffer, key=KEY).genuine
+    assert code(token, claims=buffer, nonce=b"e" * 32) == "evidence.nonce"
+
+
 def test_a_result_about_no_key():
     without = claims()
     del without["submods"]["snp"]["ear_attester_claims"]["public_key"]
     found = outcome(VERIFIER.sign(without), policy=policy())
     assert [each.field for each in found.error.mismatches] == ["key"]
+    assert code(VERIFIER.sign(without), key=KEY) == "evidence.key"
 
 
 def test_a_result_under_another_policy():

@@ -153,19 +153,20 @@ def test_a_result_is_issued_and_relied_upon(tmp_path):
     run_program(casemate_command("key", "new", "--for", "identity", str(key)))
     _, report = verify(MILAN, *CHAIN, code=0)
     policy.write_text(_policy(report["claims"], vmpl=0))
-    issue = ("--policy", policy, "--ear", token, "--ear-key", key, "--nonce", "aa" * 32)
-    _, refused = verify(MILAN, *CHAIN, *issue, code=4)  # the report was made for another occasion
+    issue = ("--policy", policy, "--ear", token, "--ear-key", key)
     rely = (token, "--verifier-key", f"{key}.pub", "--at", "2026-06-01T00:01:00Z")
+    verify(MILAN, *CHAIN, *issue, "--nonce", "aa" * 32, code=4)  # made for another occasion
     _, result = verify(*rely, code=5)
     assert result["error"]["code"] == "ear.status"
-    assert refused["error"]["code"] == "evidence.nonce"
-    verify(MILAN, *CHAIN, *issue[:-2], code=0)
-    _, result = verify(*rely, code=0)
+    verify(MILAN, *CHAIN, *issue, "--ear-nonce", "aa" * 32, code=0)
+    _, result = verify(*rely, "--nonce", "aa" * 32, code=0)
     assert (result["tee"], result["genuine"]) == ("ear", True)
     assert result["claims"]["attester.measurement"] == report["claims"]["measurement"]
+    assert verify(*rely, "--nonce", "bb" * 32, code=4)[1]["error"]["code"] == "evidence.nonce"
+    assert verify(*rely, "--for-key", f"{key}.pub", code=4)[1]["error"]["code"] == "evidence.key"
     verify(*rely[:-1], "2026-06-01T00:05:00Z", code=4)
     policy.write_text(policy.read_text().replace('exactly = "vcek"', 'exactly = "vlek"'))
-    verify(MILAN, *CHAIN, *issue[:-2], code=5)
+    verify(MILAN, *CHAIN, *issue, code=5)
     _, result = verify(*rely, code=5)
     assert result["claims"]["attester"] == "snp"
 

@@ -16,6 +16,7 @@ from casemate.evidence.detect import RATLS
 from casemate.policy.constraint import show
 from casemate.project.collateral import Place
 from casemate.project.files import read_file
+from casemate.project.keys import read_key_hash
 from casemate.project.results import issue_result
 from casemate.project.verification import Expected, Outcome, Verification, as_one
 
@@ -45,6 +46,11 @@ KINDS = ["auto", *(tee.value for tee in Tee if tee is not Tee.IDENTITY_KEY), RAT
     help="The claims buffer that it must bind, which casemate evidence writes beside it; --nonce "
     "is then looked for in there.",
 )  # fmt: skip
+@click.option(
+    "--for-key", type=_FILE,
+    help="The certificate or public key that it must be about: of an attested certificate, of "
+    "--claims, or of an attestation result.",
+)  # fmt: skip
 @click.option("--at", type=TIME, help="The time at which all must be valid.  [default: now]")
 @click.option("--policy", type=_FILE, help="Hold it against this policy document too.")
 @click.option(
@@ -55,6 +61,7 @@ KINDS = ["auto", *(tee.value for tee in Tee if tee is not Tee.IDENTITY_KEY), RAT
     "--ear", type=_FILE, help="Write what came of it as a signed attestation result (EAR)."
 )
 @click.option("--ear-key", type=_FILE, help="The private key that signs it.")
+@click.option("--ear-nonce", metavar="HEX", help="What whoever reads it asked with.")
 @click.option(
     "--forecast-days", type=click.IntRange(0, 3650), default=30, show_default=True,
     help="Warn if what passes now won't any more within so many days. 0: don't look ahead.",
@@ -70,11 +77,13 @@ def command(
     nonce: str | None,
     report_data: str | None,
     claims: Path | None,
+    for_key: Path | None,
     at: datetime.datetime | None,
     policy: Path | None,
     verifier_key: tuple[Path, ...],
     ear: Path | None,
     ear_key: Path | None,
+    ear_nonce: str | None,
     forecast_days: int,
     as_json: bool,
 ) -> int:
@@ -101,6 +110,7 @@ def command(
             report_data=decode_hex(report_data, field="--report-data") if report_data else None,
             nonce=decode_hex(nonce, field="--nonce") if nonce else None,
             claims=read_file(claims, field="--claims") if claims is not None else None,
+            key=read_key_hash(for_key, field="--for-key") if for_key is not None else None,
             policy=policy,
         ),
     )
@@ -113,7 +123,12 @@ def command(
         for each in outcome.forecast:
             click.echo(f"casemate verify: WARNING: {path}: {each.what}", err=True)
     if ear is not None and ear_key is not None:
-        _issue(next(iter(outcomes.values())), verification, ear_key, ear)
+        asked = decode_hex(ear_nonce, field="--ear-nonce") if ear_nonce else None
+        issued = issue_result(
+            outcomes[str(evidence[0])], verification, key=ear_key, output=ear, nonce=asked
+        )
+        said = "says so, for five minutes" if issued else "not written, for nothing was decided"
+        click.echo(f"{ear}: {said}", err=True)
     if as_json:
         click.echo(json.dumps(as_one(outcomes)))
     else:
@@ -123,27 +138,20 @@ def command(
     return errors[0].exit_code if errors else 0
 
 
-def _issue(outcome: Outcome, verification: Verification, key: Path, output: Path) -> None:
-    if issue_result(outcome, verification, key=key, output=output):
-        click.echo(f"{output}: says so, for five minutes", err=True)
-    else:
-        click.echo(f"{output}: not written, for nothing was decided", err=True)
-
-
 def _print(outcome: Outcome, name: str | None) -> None:
     if name is not None:
         click.echo(f"{name}:")
-    click.echo(f"{'evidence:':<26}{outcome.tee or 'unknown'}")
+    click.echo(f"{'evidence:':<25} {outcome.tee or 'unknown'}")
     for check in outcome.checks:
         click.echo(f"  {'held  ' if check.held else 'FAILED'} {check.name:<22} {check.purpose}")
     for name, value in outcome.claims.items():
-        click.echo(f"{name + ':':<26}{show(value)}")
+        click.echo(f"{name + ':':<25} {show(value)}")
     for number, gpu in enumerate(outcome.report.gpus if outcome.report is not None else ()):
         for name, value in gpu.claims.items():
             click.echo(f"{f'gpus[{number}].{name}:':<26}{show(value)}")
     verdict = "genuine" if outcome.genuine else "NOT SHOWN TO BE GENUINE"
     if outcome.acceptable is not None:
         verdict += ", acceptable" if outcome.acceptable else ", NOT ACCEPTABLE to the policy"
-    click.echo(f"{'verdict:':<26}{verdict}")
+    click.echo(f"{'verdict:':<25} {verdict}")
     if outcome.error is not None:
         click.echo(render_error(outcome.error, program="casemate verify"), err=True)

@@ -14,11 +14,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from casemate.endorsements.collection import sort_endorsements
 from casemate.errors import UsageError
 from casemate.image.keys import key_fingerprint, read_key_file
 from casemate.project.files import read_file
 from casemate.tee.identity_key import IdentityKey
-from casemate.types import Secret, sha256
+from casemate.types import Secret, Sha256, sha256
 
 IMAGE_KEY_SIZES = {"image": 32, "occlum": 16}
 """Kinds of image keys, each with its size in bytes."""
@@ -69,6 +70,33 @@ def load_public_key(
             remedy=remedy,
         )
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def read_key_hash(path: Path, *, field: str) -> Sha256:
+    """SHA-256 of the SubjectPublicKeyInfo of a certificate's key, or of a public key.
+
+    Args:
+        path: PEM or DER.
+        field: what the user calls it.
+
+    Raises:
+        UsageError: it can't be read.
+        MalformedError: ``endorsements.*`` where it is neither, or several.
+    """
+    found = sort_endorsements([(str(path), read_file(path, field=field))])
+    keys = [
+        each.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        for each in found.certificates
+    ] + list(found.keys)
+    if len(keys) != 1:
+        raise UsageError(
+            "verify.key",
+            f"{path} doesn't hold one key",
+            field=field,
+            expected="a certificate or a public key",
+            got=f"{len(keys)} keys",
+        )
+    return sha256(keys[0])
 
 
 def load_identity_key(path: Path) -> IdentityKey:

@@ -8,7 +8,7 @@ from pathlib import Path
 from casemate.errors import NotAcceptableError, NotGenuineError, UsageError
 from casemate.evidence import Tee
 from casemate.project.files import read_file, replace_public
-from casemate.project.verification import Outcome, Verification
+from casemate.project.verification import Outcome, Verification, key_of
 from casemate.protocol.attestation_result import (
     Appraisal,
     Refusal,
@@ -16,10 +16,18 @@ from casemate.protocol.attestation_result import (
     make_result,
     sign_result,
 )
-from casemate.types import Secret, Sha256, sha256
+from casemate.protocol.binding import Claims, parse_claims
+from casemate.types import Secret, sha256
 
 
-def issue_result(outcome: Outcome, verification: Verification, *, key: Path, output: Path) -> bool:
+def issue_result(
+    outcome: Outcome,
+    verification: Verification,
+    *,
+    key: Path,
+    output: Path,
+    nonce: bytes | None = None,
+) -> bool:
     """Write a signed result, if there is anything to say.
 
     Args:
@@ -27,6 +35,7 @@ def issue_result(outcome: Outcome, verification: Verification, *, key: Path, out
         verification: what it was held against.
         key: the verifier's private key.
         output: the token's file; an older one is replaced.
+        nonce: what the reader asked with, 8 to 64 bytes.
 
     Returns:
         Whether it was written: evidence that is malformed, or can't be judged now, has no result.
@@ -43,6 +52,11 @@ def issue_result(outcome: Outcome, verification: Verification, *, key: Path, out
             field="--policy",
             remedy="Give the policy that the evidence is to be held against.",
         )
+    if nonce is not None and not 8 <= len(nonce) <= 64:
+        raise UsageError(
+            "ear.nonce", "a reader's nonce has another length", field="--ear-nonce",
+            expected="8 to 64 bytes", got=f"{len(nonce)} bytes",
+        )  # fmt: skip
     signer = ResultKey.load(Secret(read_file(key, field="--ear-key")))
     appraisal = _appraisal(outcome)
     if appraisal is None:
@@ -52,8 +66,8 @@ def issue_result(outcome: Outcome, verification: Verification, *, key: Path, out
         verification.policy,
         policy_digest=sha256(read_file(policy, field="--policy")),
         at=verification.at.astimezone(datetime.UTC),
-        nonce=verification.expected.nonce,
-        public_key=_key_of(outcome),
+        nonce=nonce,
+        public_key=key_of(outcome.report, _bound(verification)) if outcome.report else None,
     )
     replace_public(output, sign_result(result, signer) + b"\n")
     return True
@@ -68,7 +82,7 @@ def _appraisal(outcome: Outcome) -> Appraisal | None:
     return None
 
 
-def _key_of(outcome: Outcome) -> Sha256 | None:
-    """The attested key's hash, of a certificate that binds it."""
-    key = outcome.claims.get("public_key")
-    return Sha256(key) if isinstance(key, bytes) and len(key) == Sha256.length else None
+def _bound(verification: Verification) -> Claims | None:
+    """The claims buffer that the evidence was found to bind, if one was given."""
+    claims = verification.expected.claims
+    return parse_claims(claims) if claims is not None else None

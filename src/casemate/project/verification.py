@@ -22,7 +22,7 @@ from casemate.policy import AppraisedReport, PolicyDocument, appraise
 from casemate.project.collateral import NOWHERE, Place, load_given
 from casemate.project.files import read_file, read_text
 from casemate.protocol.binding import Claims, parse_claims, report_data_for
-from casemate.types import Sha384
+from casemate.types import Sha256, Sha384
 from casemate.verify.anything import verify_anything
 from casemate.verify.checks import Check, CheckList
 from casemate.verify.forecast import Forecast, forecast_end, forecast_recovery
@@ -39,12 +39,14 @@ class Expected:
         nonce: the qualifying data, or the nonce, of evidence that has one; that of the claims
             buffer, where one is given.
         claims: the claims buffer that it must bind, as `casemate evidence` writes it.
+        key: SHA-256 of the SubjectPublicKeyInfo of the key that it must be about.
         policy: a policy document's file; one of its policies must hold.
     """
 
     report_data: bytes | None = None
     nonce: bytes | None = None
     claims: bytes | None = None
+    key: Sha256 | None = None
     policy: Path | None = None
 
 
@@ -276,14 +278,27 @@ def _check_bound(report: VerifiedReport, expected: Expected, checks: CheckList) 
             continue
         got = bytes(report.report_data)
         own = report.claims.get("nonce")
-        if what == "nonce" and (isinstance(own, bytes) or report.tee is Tee.EAR):
-            got = own if isinstance(own, bytes) else b""  # a result's nonce is the reader's alone
-        if what == "nonce" and claims is not None:
+        if what == "nonce" and claims is not None and report.tee is not Tee.EAR:
             got = claims.nonce or b""
+        elif what == "nonce" and (isinstance(own, bytes) or report.tee is Tee.EAR):
+            got = own if isinstance(own, bytes) else b""  # a result's nonce is the reader's alone
         with checks.check(f"evidence.{what}", f"the evidence binds the {what} that was asked for"):
             if not got or len(wanted) > len(got) or got != wanted.ljust(len(got), b"\0"):
                 raise _other_occasion(what, wanted, got)
+    if expected.key is not None:
+        about = key_of(report, claims)
+        with checks.check("evidence.key", "the evidence is about the key that was asked for"):
+            if about != expected.key:
+                raise _other_occasion("key", expected.key, about or b"")
     return claims
+
+
+def key_of(report: VerifiedReport, claims: Claims | None) -> Sha256 | None:
+    """The key that evidence is about, if that can be told from it, or from what it binds."""
+    if claims is not None:
+        return claims.pubkey_hash
+    key = report.claims.get("key" if report.tee is Tee.EAR else "public_key")
+    return Sha256(key) if isinstance(key, bytes) and len(key) == Sha256.length else None
 
 
 def _other_occasion(what: str, wanted: bytes, got: bytes) -> NotGenuineError:

@@ -164,17 +164,19 @@ def make_result(
             "policy": appraisal.policy,
             "alternative": appraisal.alternative,
         }
-        attester = appraisal.report.tee
+        attester, launch = appraisal.report.tee, appraisal.launch
     else:
         status, vector = Status.CONTRAINDICATED, _refused(appraisal.error)
         said = {"error": appraisal.error.code, "mismatches": list(_mismatched(appraisal.error))}
-        attester = appraisal.attester
+        attester, launch = appraisal.attester, None
     claims: dict[str, JsonValue] = (
         {name: claim_as_json(value) for name, value in report.claims.items()} if report else {}
     )
     for number, gpu in enumerate(report.gpus if report else ()):
         for name, value in gpu.claims.items():
             claims[f"gpus[{number}].{name}"] = claim_as_json(value)
+    if launch is not None:
+        claims["launch"] = bytes(launch).hex()
     if public_key is not None:
         claims["public_key"] = bytes(public_key).hex()
     return AttestationResult(
