@@ -3,6 +3,7 @@
 The TPM is one in software, so who runs it has its keys; every command and check is the real one.
 """
 
+import time
 import urllib.request
 from contextlib import contextmanager
 
@@ -103,9 +104,12 @@ def test_another_contract_gets_nothing(tmp_path):
 
 
 def test_a_machine_without_a_tpm_starts_nothing(tmp_path):
-    with site_with_tpm(tmp_path, SHOW) as (tpm, site):
-        tpm.folder = tmp_path / "nowhere"
-        site.tee = options_of(tpm)
-        done = site.launch()
+    with launch_site(tmp_path, SHOW) as site:
+        site.tee = ("--tee", "tpm", "--tee-device", str(tmp_path / "nowhere"))
+        assert site.launch().status == 2
+        site.services.stop()  # without a broker it doesn't wait for one first
+        began = time.monotonic()
+        done = site.launch("--broker-timeout", "20")
+        assert time.monotonic() - began < 10
     assert done.status == 2
     assert "tee.absent" in done.stderr

@@ -1,11 +1,16 @@
 """The driver of the Nitro security module, against a stand-in with real registers."""
 
+import contextlib
+import ctypes
 import errno
+import struct
 
 import cbor2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from casemate.errors import UnavailableError, UsageError
+from casemate.errors import CasemateError, UnavailableError, UsageError
 from casemate.evidence import Tee
 from casemate.tee.nitro import NitroEnclave
 from casemate.types import ReportData, sha384
@@ -68,6 +73,33 @@ def test_a_failed_request_is_told(number, kind, code):
     with pytest.raises(kind) as caught:
         NitroEnclave(NsmDevice(document, fails=number)).attest(REPORT_DATA)
     assert caught.value.code == code
+
+
+class Script:
+    """A module that answers with whatever it is told, of whatever length it says."""
+
+    def __init__(self, data: bytes, length: int) -> None:
+        self.data, self.length = data, length
+
+    def ioctl(self, request: int, argument: bytearray) -> None:
+        _, _, to, room = struct.unpack("<QQQQ", argument)
+        ctypes.memmove(to, self.data[:room], min(len(self.data), room))
+        argument[24:] = self.length.to_bytes(8, "little")
+
+
+ANSWERS = st.sampled_from(["Attestation", "DescribePCR", "ExtendPCR", "LockPCR", "Error"])
+ANYTHING = st.binary(max_size=60) | st.builds(
+    lambda name, inner: cbor2.dumps({name: inner}),
+    ANSWERS,
+    st.none() | st.text(max_size=5) | st.dictionaries(st.text(max_size=9), st.binary(max_size=50)),
+)
+
+
+@given(ANYTHING, st.integers(0, 2**40) | st.none(), st.booleans())
+def test_whatever_the_module_answers_it_ends_with_an_error_of_ours(data, length, extend):
+    tee = NitroEnclave(Script(data, len(data) if length is None else length))
+    with contextlib.suppress(CasemateError):
+        tee.extend(DIGEST) if extend else tee.attest(REPORT_DATA)
 
 
 def test_an_empty_document_is_none():

@@ -21,7 +21,6 @@ from casemate.tee.tpm import (
     ECC_AK,
     TpmQuotes,
     quote_registers,
-    read_event_log,
 )
 from casemate.tee.tpm_commands import ENDORSEMENT, TpmCommands, TpmError
 from casemate.tee.tpm_link import open_tpm, tpm_address
@@ -297,12 +296,3 @@ def test_whatever_a_tpm_answers_it_ends_with_an_error_of_ours(answers):
                     commands.quote(0x81000001, bytes(32), range(24))
         except CasemateError:
             pass
-
-
-def test_an_event_log_is_read_and_none_where_there_is_none(tmp_path):
-    assert read_event_log(tmp_path / "none") is None
-    (tmp_path / "log").write_bytes(b"log")
-    assert read_event_log(tmp_path / "log") == b"log"
-    (tmp_path / "log").write_bytes(bytes(1024 * 1024 + 1))
-    with pytest.raises(UsageError):
-        read_event_log(tmp_path / "log")

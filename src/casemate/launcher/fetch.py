@@ -36,6 +36,7 @@ def fetch_secrets(
     timeout: float,
     status: Status,
     knowledge: Callable[[Evidence], Known] | None = None,
+    before_retry: Callable[[], None] = lambda: None,
 ) -> dict[str, Secret]:
     """Fetch every secret that the contract names.
 
@@ -44,6 +45,7 @@ def fetch_secrets(
         attester: the TEE that we run in.
         timeout: how long to wait for a broker that is out of reach, in seconds.
         status: told of progress.
+        before_retry: raises where no further try can do better.
         knowledge: what the evidence of a broker on hardware is held against.
 
     Raises:
@@ -63,6 +65,7 @@ def fetch_secrets(
         except UnavailableError as error:
             if time.monotonic() + pause > deadline:
                 raise
+            before_retry()
             status.tell("retry", f"{error.message}; trying again", code=error.code)
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)

@@ -92,12 +92,14 @@ def _fetch_and_hand_over(
     from casemate.channel.knowledge import knowledge_from_files
     from casemate.launcher.fetch import fetch_secrets
 
+    attesting = _Attesting(contract, options, status)
     secrets = fetch_secrets(
         contract,
-        _Attesting(contract, options, status),
+        attesting,
         timeout=options.broker_timeout,
         status=status,
         knowledge=knowledge_from_files(options.endorsements),
+        before_retry=attesting.require_possible,
     )
     values = {name: secret.reveal() for name, secret in secrets.items()}
     # A keeper that has failed already says why on the same socket; `_attend` reads it.
@@ -180,6 +182,11 @@ class _Attesting:
             raise self._failure
         assert self._made is not None
         return self._made.attest(report_data)
+
+    def require_possible(self) -> None:
+        """Raise what is known by now to keep this TEE from ever attesting."""
+        if self._failure is not None and not isinstance(self._failure, UnavailableError):
+            raise self._failure
 
     def _make(self) -> None:
         from casemate.tee.platform import Place, open_tee

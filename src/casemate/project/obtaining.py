@@ -19,8 +19,11 @@ from casemate.errors import UsageError
 from casemate.evidence import Evidence
 from casemate.project.files import read_file, write_public
 from casemate.protocol.binding import Claims, encode_claims, report_data_for
+from casemate.tee.eventlog import TD_LOG, TPM_LOG, read_event_log
 from casemate.tee.platform import TPM, Place, open_tee
 from casemate.types import Nonce, ReportData, sha256
+
+_LOGS = {TPM: TPM_LOG, "azure": TPM_LOG, "azure-snp": TPM_LOG, "azure-tdx": TPM_LOG, "tdx": TD_LOG}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +34,7 @@ class Obtained:
         tee: of what, as ``--tee`` names it.
         evidence: with the endorsements that came along.
         claims: the claims buffer whose digest is the report data.
-        event_log: the firmware's, of a machine with a TPM that shows one.
+        event_log: the firmware's, of a TPM or a TD whose kernel shows one.
     """
 
     tee: str
@@ -91,11 +94,9 @@ def obtain(
 
 
 def _event_log(found: str, place: Place) -> bytes | None:
-    if found not in {TPM, "azure"} or place.device is not None:  # the kernel's is of its own TPM
-        return None
-    from casemate.tee.tpm import read_event_log
-
-    return read_event_log()
+    log = _LOGS.get(found)
+    # The kernel's log is of its own TPM or TD, and of no other place.
+    return read_event_log(log) if log is not None and place.device is None else None
 
 
 def _forgotten_key() -> bytes:

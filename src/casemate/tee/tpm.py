@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 
-from casemate.errors import UnavailableError, UsageError
+from casemate.errors import UnavailableError
 from casemate.evidence import Evidence, Tee
 from casemate.evidence.tpm import parse_tpm_quote
 from casemate.evidence.tpm_public import (
@@ -36,15 +35,13 @@ from casemate.evidence.tpm_public import (
     TpmPublic,
 )
 from casemate.protocol.registers import TPM_PCR, tpm_register
-from casemate.tee.faults import failed, unexpected
+from casemate.tee.faults import unexpected
 from casemate.tee.tpm_commands import ENDORSEMENT, TpmCommands, sized
 from casemate.tee.tpm_link import NAME, open_tpm, tpm_address
 from casemate.types import ReportData, Sha384, sha256
 
-EVENT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 _REGISTERS = range(24)
 _ATTEMPTS = 5
-_MAX_LOG = 1024 * 1024
 _ECDSA, _RSASSA, _CFB = 0x0018, 0x0014, 0x0043
 _EK_POLICY = bytes.fromhex("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa")
 _EK_ATTRIBUTES = (
@@ -210,27 +207,6 @@ def extend_contract(commands: TpmCommands, digest: Sha384, *, tee: str) -> str:
     if got != expected:
         raise unexpected(tee, f"pcr{TPM_PCR}", expected.hex(), got.hex())
     return f"pcr{TPM_PCR}"
-
-
-def read_event_log(path: Path = EVENT_LOG) -> bytes | None:
-    """The firmware's event log, or None where the kernel shows none.
-
-    Raises:
-        UsageError: ``tee.forbidden``; ``tee.event-log`` where it is larger than 1 MiB.
-    """
-    try:
-        with path.open("rb") as file:
-            log = file.read(_MAX_LOG + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise failed(NAME, "reading the event log", error) from error
-    if len(log) > _MAX_LOG:
-        raise UsageError(
-            "tee.event-log", "the event log is too large", field=str(path),
-            expected=f"at most {_MAX_LOG} bytes", got="more",
-        )  # fmt: skip
-    return log
 
 
 def _without_padding(der: bytes) -> bytes:
