@@ -25,6 +25,8 @@ class Echo(FakeService):
     def answer(self, method, path, query, body):
         if path == "/gone":
             return Reply(status=404)
+        if path == "/chunks":
+            return Reply(body=b"x" * 1000, chunked=True)
         return Reply(body=body or b"x" * 1000, headers={"X-Kind": "echo"})
 
 
@@ -46,6 +48,10 @@ def test_body_and_headers_come_as_they_were_sent(service):
     assert answer.body == b"x" * 1000
     assert answer.headers["x-kind"] == "echo"
     assert QUICK.post(service.url, b"question", content_type="text/plain").body == b"question"
+
+
+def test_a_body_may_come_in_chunks(service):
+    assert QUICK.get(f"{service.url}/chunks").body == b"x" * 1000
 
 
 def test_what_passes_is_asked_again(service):
@@ -84,14 +90,34 @@ def test_a_question_ends_in_time_however_the_answer_comes(service, fault):
     assert threading.active_count() < 20
 
 
-def test_an_answer_without_end_is_cut_off(service):
-    service.fault = Fault.HUGE
+@pytest.mark.parametrize("fault", [Fault.HUGE, Fault.ENDLESS_CHUNK_LINE])
+def test_an_answer_without_end_is_cut_off(service, fault):
+    service.fault = fault
     tracemalloc.start()
-    error = refusal(service, Web(seconds=5, attempts=1))
+    start = time.monotonic()
+    refusal(service, Web(seconds=5, attempts=1))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert f"more than {MAX_BODY} bytes" in error.got
     assert peak < 4 * MAX_BODY
+    assert time.monotonic() - start < 4, "it was cut off for its size"
+
+
+def test_a_name_with_many_addresses_costs_no_more_time(monkeypatch):
+    """None of them answers: packets to them are dropped, as a listener with a full queue does."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        address = full.getsockname()
+        waiting = [socket.socket() for _ in range(3)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(address)
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address)] * 50
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        start = time.monotonic()
+        with pytest.raises(UnavailableError):
+            QUICK.get(f"http://many.example:{address[1]}/")
+        assert time.monotonic() - start < 3
+        for each in waiting:
+            each.close()
 
 
 def test_nobody_at_the_address():

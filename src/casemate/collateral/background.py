@@ -25,7 +25,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
 
 from casemate.collateral.cache import CollateralCache
-from casemate.collateral.gather import Part, Store, assemble, collect, needs
+from casemate.collateral.gather import Part, Store, assemble, collect
 from casemate.collateral.wanted import Wanted
 from casemate.endorsements.collection import Endorsements, sort_endorsements
 from casemate.errors import CasemateError, UnavailableError
@@ -121,18 +121,25 @@ class BackgroundCollateral:
         )
         # What was sent spares a question; whether it counts is the verifier's matter.
         have = replace(self._given, certificates=(*sent.certificates, *self._given.certificates))
-        for wanted in needs(evidence.tee, evidence.data, have):
-            if all(store.look(wanted) is None for store in (*self._stores, self._cache)):
-                with contextlib.suppress(UnavailableError):
-                    self._ask(wanted)
+        asking = _Asking(self.get, time.monotonic() + self._patience.answer)
         parts = collect(
-            evidence.tee, evidence.data, given=have, stores=self._stores,
-            source=_Asking(self.get, time.monotonic() + self._patience.answer),
-        )  # fmt: skip
+            evidence.tee, evidence.data, given=have, stores=(*self._stores, self), source=asking
+        )
         return Known(at=self._clock(), endorsements=assemble(parts, given=self._given))
 
+    def look(self, wanted: Wanted) -> Part | None:
+        """A part that is good now, if it is here; what isn't, or is due, is asked for beside.
+
+        See `casemate.collateral.gather.Store`.
+        """
+        found = self._cache.look(wanted)
+        if found is None or self._cache.is_due(found):
+            with contextlib.suppress(UnavailableError):
+                self._ask(wanted)
+        return found
+
     def get(self, wanted: Wanted, end: float) -> Part:
-        """A part that is good now.
+        """What comes of asking for a part.
 
         Args:
             wanted: what it is.
@@ -141,12 +148,6 @@ class BackgroundCollateral:
         Raises:
             UnavailableError: ``collateral.*``.
         """
-        found = self._cache.look(wanted)
-        if found is not None:
-            if self._cache.is_due(found):
-                with contextlib.suppress(UnavailableError):
-                    self._ask(wanted)
-            return found
         future = self._ask(wanted)
         if future.done():
             return future.result()
@@ -192,17 +193,21 @@ class BackgroundCollateral:
         try:
             part = self._cache.get(wanted)
         except CasemateError as error:
-            self._warn(f"{error.message} [{error.code}]")
             with self._lock:
                 question = self._questions[wanted.name]
                 question.failed = time.monotonic()
             question.future.set_exception(error)
+            self._tell(f"{error.message} [{error.code}]")
             return
-        if part.warning is not None:
-            self._warn(f"{wanted.name} couldn't be fetched again: {part.warning}")
         with self._lock:
             question = self._questions.pop(wanted.name)
         question.future.set_result(part)
+        if part.warning is not None:
+            self._tell(f"{wanted.name} couldn't be fetched again: {part.warning}")
+
+    def _tell(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # nobody may be reading any more
+            self._warn(text)
 
     def _look_through(self) -> None:
         while not self._stopped.is_set():

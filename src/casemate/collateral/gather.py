@@ -48,6 +48,7 @@ from casemate.verify.collateral import Validity, common_name
 from casemate.verify.snp import CertifiedChip, certified_chip
 
 _TURIN_ID_SIZE = 8
+_OPEN_ENDED = (Tee.NVIDIA, Tee.COMPOSITE)
 _PRODUCTS = ("GH100", "GB100", "GB202")
 
 
@@ -131,11 +132,13 @@ def collect(
     parts: dict[str, Part | None] = {}
     have = given
     while wanted := [each for each in needs(kind, data, have) if each.name not in parts]:
+        for each in wanted:  # in all stores first, so that who asks can ask for all that is missing
+            parts[each.name] = next(filter(None, (store.look(each) for store in stores)), None)
         for each in wanted:
-            found = next(filter(None, (store.look(each) for store in stores)), None)
-            if found is None and source is not None:
-                found = source.get(each)
-            parts[each.name] = found
+            if source is not None and parts[each.name] is None:
+                parts[each.name] = source.get(each)
+        if kind not in _OPEN_ENDED:
+            break
         # What came may need more: manifests have signers, who may have been revoked.
         have = assemble(filter(None, parts.values()), given=given)
     return tuple(filter(None, parts.values()))

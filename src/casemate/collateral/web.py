@@ -23,7 +23,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -131,16 +131,16 @@ class Web:
         self, method: str, url: str, body: bytes | None, headers: dict[str, str], end: float
     ) -> tuple[int, dict[str, str], bytes]:
         seconds = min(self.seconds, max(end - time.monotonic(), 0.1))
-        timeout = urllib3.Timeout(connect=min(_CONNECT_SECONDS, seconds), read=seconds)
         with _ended_after(seconds) as watch, self._pool(url) as pool:
             try:
                 response = pool.request(
                     method, url, body=body, headers={**_HEADERS, **headers}, redirect=False,
-                    retries=False, preload_content=False, decode_content=False, timeout=timeout,
+                    retries=False, preload_content=False, decode_content=False, timeout=seconds,
                 )  # fmt: skip
                 try:
                     data = bytearray()
-                    for piece in response.stream(_PIECE, decode_content=False):
+                    # Older versions' stream() takes the line before a chunk however long it is.
+                    while piece := response.read(_PIECE, decode_content=False):
                         data += piece
                         if len(data) > MAX_BODY:
                             raise OSError(f"more than {MAX_BODY} bytes")
@@ -185,9 +185,14 @@ class Web:
 
 
 class _Watch:
-    """The sockets of one attempt, shut when its time is over."""
+    """The sockets of one attempt, shut when its time is over.
 
-    def __init__(self) -> None:
+    Args:
+        end: when that is, by the monotonic clock.
+    """
+
+    def __init__(self, end: float) -> None:
+        self.end_time = end
         self.ended = False
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
@@ -218,7 +223,7 @@ _watch: ContextVar[_Watch | None] = ContextVar("_watch", default=None)
 
 @contextlib.contextmanager
 def _ended_after(seconds: float) -> Iterator[_Watch]:
-    watch = _Watch()
+    watch = _Watch(time.monotonic() + seconds)
     timer = threading.Timer(seconds, watch.end)
     timer.daemon = True
     timer.start()
@@ -231,21 +236,41 @@ def _ended_after(seconds: float) -> Iterator[_Watch]:
         watch.close()
 
 
-def _watched(connect: Callable[[], socket.socket]) -> socket.socket:
-    connected = connect()
-    if (watch := _watch.get()) is not None:
-        watch.add(connected)
-    return connected
+def _connected(host: str, port: int) -> socket.socket:
+    """Connect, within the attempt's time whatever the number of addresses.
+
+    Does not check: how long the machine's resolver takes.
+    """
+    watch = _watch.get()
+    assert watch is not None, "an attempt is under way"
+    last = OSError("no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host.strip("[]"), port, type=socket.SOCK_STREAM
+    ):
+        left = watch.end_time - time.monotonic()
+        if left <= 0:
+            break
+        connection = socket.socket(family, kind, protocol)
+        try:
+            connection.settimeout(min(_CONNECT_SECONDS, left))
+            connection.connect(address)
+        except OSError as error:
+            connection.close()
+            last = error
+        else:
+            watch.add(connection)
+            return connection
+    raise last
 
 
 class _Plain(HTTPConnection):
     def _new_conn(self) -> socket.socket:
-        return _watched(super()._new_conn)
+        return _connected(self.host, self.port)
 
 
 class _Tls(HTTPSConnection):
     def _new_conn(self) -> socket.socket:
-        return _watched(super()._new_conn)
+        return _connected(self.host, self.port)
 
 
 class _PlainPool(HTTPConnectionPool):

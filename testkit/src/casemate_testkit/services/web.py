@@ -36,6 +36,8 @@ class Fault(Enum):
     """A length that is shorter than the body."""
     HUGE = auto()
     """A body of 256 MiB, without a length."""
+    ENDLESS_CHUNK_LINE = auto()
+    """A body in chunks, of which the first says its length in 256 MiB of digits."""
     REDIRECT = auto()
     """To another address, which would have the right answer."""
     GARBAGE = auto()
@@ -54,11 +56,13 @@ class Reply:
         body: what it says.
         headers: beside the usual ones.
         status: of HTTP.
+        chunked: whether it comes in chunks, without a length.
     """
 
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     status: int = 200
+    chunked: bool = False
 
 
 class FakeService:
@@ -158,12 +162,23 @@ class FakeService:
                 _head(handler, right)
                 for _ in range(_HUGE_PIECES):
                     handler.wfile.write(_HUGE_PIECE)
+            case Fault.ENDLESS_CHUNK_LINE:
+                handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                for _ in range(_HUGE_PIECES):
+                    handler.wfile.write(b"0" * len(_HUGE_PIECE))
             case Fault.DRIP_BODY:
                 _head(handler, right, length=len(right.body))
                 self._drip(handler, iter(right.body))
             case Fault.DRIP_HEADERS:
                 handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
                 self._drip(handler, iter(lambda: ord("x"), 0))
+            case _ if right.chunked:
+                handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                for start in range(0, len(right.body), 100):
+                    piece = right.body[start : start + 100]
+                    handler.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                handler.wfile.write(b"0\r\n\r\n")
+                handler.close_connection = True
             case _:
                 _whole(handler, right)
 
