@@ -1,5 +1,7 @@
 """SGX and TDX quotes of a platform of our own: one fault a case."""
 
+import json
+
 import pytest
 
 from casemate.endorsements.collection import Endorsements
@@ -13,7 +15,7 @@ from casemate.verify.dcap import verify_quote
 from casemate.verify.roots import VendorRoots
 from casemate_testkit.dcap import DcapPlatform, Tcb, TcbLevel
 from casemate_testkit.eventlog import TD_BOOT, Event, event_log, rtmrs
-from casemate_testkit.pki import DAY, NOW, P256
+from casemate_testkit.pki import DAY, NOW, P256, pem
 
 PLATFORM = DcapPlatform()
 OTHER = DcapPlatform(root=PLATFORM.root_ca)
@@ -178,6 +180,27 @@ def test_a_platforms_key_does_not_sign_tcb_information():
     """The library takes every key below the root; who has a platform's could say what he likes."""
     forger = PLATFORM.root_ca.issue("Intel SGX PCK Certificate", ca=False, curve=P256)
     refused("dcap.signer", PLATFORM.sgx_quote(), signer=forger)
+
+
+def test_the_platform_that_is_verified_is_the_one_that_is_told():
+    """The library prefers collateral's chain of the platform to the quote's, which claims tell."""
+    forged = DcapPlatform(ppid=b"\xee" * 16)
+    chain, other = (
+        pem(each.pck.certificate, each.pck_ca.certificate, each.root_ca.certificate)
+        for each in (PLATFORM, forged)
+    )
+    quote = PLATFORM.sgx_quote()
+    start = quote.index(chain)
+    tail = len(other).to_bytes(4, "little") + other
+    size = start - 4 - 436 + len(tail)
+    swapped = quote[:432] + size.to_bytes(4, "little") + quote[436 : start - 4] + tail
+    fields = json.loads(PLATFORM.collateral()) | {"pck_certificate_chain": chain.decode()}
+    collateral = parse_dcap_collateral(json.dumps(fields).encode())
+    given = {"collateral": collateral, "at": NOW, "root": PLATFORM.root_der}
+    assert verify_quote(quote, **given).claims["ppid"] == PLATFORM.ppid
+    with pytest.raises(NotGenuineError) as caught:
+        verify_quote(swapped, **given)
+    assert caught.value.code == "dcap.verification"
 
 
 OUTDATED = {

@@ -9,8 +9,16 @@ from tests.support.simulation import Signer
 from casemate.errors import MalformedError, NotGenuineError, UsageError
 from casemate.evidence import Evidence, Tee
 from casemate.types import ReportData, sha256
-from casemate.verify import TrustAnchors, VerifiedReport, verify_evidence
+from casemate.verify import Known, TrustAnchors, VerifiedReport, verify_evidence
+from casemate.verify.chain import fingerprint
+from casemate.verify.roots import VendorRoots
 from casemate.verify.simulated import load_development_root
+from casemate_testkit.cca import CcaPlatform
+from casemate_testkit.dcap import DcapPlatform
+from casemate_testkit.nvidia import NvidiaDevice
+from casemate_testkit.pki import NOW, der
+from casemate_testkit.snp import SnpPlatform
+from casemate_testkit.tpm import Tpm
 
 ONE, OTHER = Signer(b"one"), Signer(b"other")
 OWN_KINDS = (Tee.SIMULATED, Tee.IDENTITY_KEY)
@@ -91,3 +99,29 @@ def test_a_root_that_is_no_ed25519_key_is_a_wrong_configuration(kind):
     with pytest.raises(UsageError) as caught:
         load_development_root(b"" if kind == "nothing" else spki)
     assert caught.value.code == "verify.development-root"
+
+
+AMD, INTEL, GPU, TPM = SnpPlatform(), DcapPlatform(), NvidiaDevice(), Tpm()
+CHANGES = {
+    "a revocation list": der(AMD.revocation_lists()[0]),
+    "TCB information": INTEL.collateral(),
+    "an OCSP response": GPU.ocsp_responses()[0],
+    "a key": CcaPlatform().cpak_spki,
+    "a record of an activation": TPM.activation(),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_who_is_judged_does_not_say_what_changes_with_time(what):
+    """It could say what was true once."""
+    sends = (*(der(each) for each in AMD.certificates), CHANGES[what])
+    evidence = Evidence(tee=Tee.SNP, data=AMD.report(), endorsements=sends)
+    vendors = VendorRoots(amd={"Milan": fingerprint(AMD.ark.certificate)})
+    anchors, known = TrustAnchors(vendors=vendors), Known(at=NOW)
+    assert verify_evidence(
+        Evidence(tee=Tee.SNP, data=AMD.report(), endorsements=sends[:-1]),
+        anchors=anchors, known=known,
+    )  # fmt: skip
+    with pytest.raises(MalformedError) as caught:
+        verify_evidence(evidence, anchors=anchors, known=known)
+    assert caught.value.code == "evidence.endorsements"

@@ -7,6 +7,7 @@ clients exchange. Signed texts are kept as they came: a signature covers the ver
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class DcapCollateral:
     """Collateral for one platform.
 
     Args:
-        text: the JSON object as it came, for whoever verifies.
+        text: the JSON object, for whoever verifies, without a PCK chain.
         valid_from: when all of it has been issued.
         valid_until: when the first part of it ends: the least of all "next updates".
         ends_first: which part that is.
@@ -65,9 +66,11 @@ def parse_dcap_collateral(data: bytes) -> DcapCollateral:
     """
     top = MapReader(decode_json(data, what="DCAP collateral", max_size=MAX_SIZE), what="collateral")
     fields = {name: top.take(name, str) for name in _TEXTS}
-    if top.take_optional("pck_certificate_chain", str) is not None:
-        pass  # a PCK chain of its own is for quotes that carry none; ours carry one
+    # A PCK chain of its own is for quotes that carry none. The library would prefer it to the
+    # quote's, which then nobody had verified: quotes here carry one, and that one counts.
+    own_chain = top.take_optional("pck_certificate_chain", str)
     top.finish()
+    text = data.decode() if own_chain is None else json.dumps(fields)
     tcb_info, qe_identity = (_document(name, fields[name]) for name in _DOCUMENTS)
     spans = {
         name: (read_time(each, "issueDate"), read_time(each, "nextUpdate"))
@@ -84,7 +87,7 @@ def parse_dcap_collateral(data: bytes) -> DcapCollateral:
         spans[name] = parsed.last_update_utc, parsed.next_update_utc
     first = min(spans, key=lambda name: spans[name][1])
     return DcapCollateral(
-        text=data.decode(),
+        text=text,
         valid_from=max(start for start, _ in spans.values()),
         valid_until=spans[first][1],
         ends_first=first,
