@@ -2,9 +2,11 @@
 
 import base64
 import contextlib
+import datetime
 import json
 import os
 import shutil
+import ssl
 import subprocess
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from casemate.image.seal import seal
 from casemate.image.tree import EntryKind, TreeEntry
 from casemate.project.registries import RegistryAccess
 from casemate.project.sources import read_source
+from casemate.project.tls import make_tls_identity
 from casemate_testkit.services.registry import Answer, FakeRegistry, running
 
 SIZE = 3 << 20
@@ -241,6 +244,41 @@ def test_a_registry_that_wants_to_know_who_asks(tmp_path, sealed, registry):
     repository = RegistryAccess(auth_file=tmp_path / "auth.json").repository(reference)
     artifact.push(sealed.path, repository, reference)
     artifact.pull(repository, reference, tmp_path / "b", image_id=sealed.id)
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory):
+    """A registry's certificate, and the file by which it is known."""
+    identity = make_tls_identity(("127.0.0.1",), now=datetime.datetime.now(datetime.UTC))
+    folder = tmp_path_factory.mktemp("tls")
+    (folder / "key").write_bytes(identity.private_key.reveal())
+    (folder / "certificate").write_bytes(identity.certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "certificate", folder / "key")
+    return context, folder / "certificate"
+
+
+def test_a_registry_over_tls(tmp_path, sealed, tls):
+    context, known = tls
+    other = make_tls_identity(("127.0.0.1",), now=datetime.datetime.now(datetime.UTC))
+    (tmp_path / "other").write_bytes(other.certificate)
+    with running(FakeRegistry(), tls=context) as registry:
+        reference = parse_reference(f"{registry.host}/models/a:1")
+        repository = RegistryAccess(ca_file=known).repository(reference)
+        artifact.push(sealed.path, repository, reference)
+        artifact.pull(repository, reference, tmp_path / "b", image_id=sealed.id)
+        stranger, _ = reached(registry.host, ca_file=tmp_path / "other")
+        with pytest.raises(CasemateError) as caught:
+            stranger.manifest(reference)
+        assert caught.value.code == "registry.unreachable"
+        assert "CERTIFICATE_VERIFY_FAILED" in caught.value.got
+        with running(FakeRegistry()) as plain:
+            target = {"Location": f"http://{plain.host}/"}
+            registry.faults.append(lambda _: Answer(status=307, headers=target))
+            with pytest.raises(CasemateError) as caught:
+                repository.manifest(reference)
+            assert caught.value.code == "registry.address"
+            assert not plain.asked
 
 
 def test_debians_registry_takes_sealed_images_and_gives_them_back(tmp_path, sealed, monkeypatch):

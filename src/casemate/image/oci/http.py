@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, SSLError
 
 from casemate.encoding import decode_json
 from casemate.errors import MalformedError, UnavailableError, UsageError
@@ -71,7 +71,8 @@ class RegistryClient:
     @property
     def base(self) -> str:
         """The registry's address."""
-        plain = self.plain_http or is_loopback(self.host)
+        # Who names authorities means TLS, also on this machine.
+        plain = self.plain_http or (is_loopback(self.host) and self.ca_file is None)
         return f"{'http' if plain else 'https'}://{self.host}"
 
     def url(self, location: str) -> str:
@@ -188,6 +189,8 @@ class RegistryClient:
                 method, url, headers=headers, body=body, redirect=False, preload_content=False,
                 decode_content=False,
             )  # fmt: skip
+        except SSLError as error:  # another attempt finds the same certificate
+            raise unreachable(self.host, f"{error}"[:200]) from error
         except (HTTPError, OSError) as error:
             raise PassingError(type(error).__name__ + f": {error}"[:200]) from error
 
@@ -200,7 +203,7 @@ class RegistryClient:
             raise malformed("address", "an address", ascii(url)[:120]) from error
         if parts.scheme not in ("http", "https") or not host or parts.username is not None:
             raise malformed("address", "an address of HTTP", ascii(url)[:120])
-        here = is_loopback(parts.netloc) and is_loopback(self.host)
+        here = is_loopback(parts.netloc) and self.base.startswith("http:")
         if parts.scheme == "http" and not here and not self.plain_http:
             raise UsageError(
                 "registry.address",

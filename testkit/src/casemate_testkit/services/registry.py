@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -162,8 +163,8 @@ class FakeRegistry:
 
 
 @contextmanager
-def running(registry: FakeRegistry) -> Iterator[FakeRegistry]:
-    """The registry on a port of 127.0.0.1, until the end."""
+def running(registry: FakeRegistry, *, tls: ssl.SSLContext | None = None) -> Iterator[FakeRegistry]:
+    """The registry on a port of 127.0.0.1, until the end; over TLS with a certificate."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -198,6 +199,8 @@ def running(registry: FakeRegistry) -> Iterator[FakeRegistry]:
             """A client that goes away is what tests are about."""
 
     server = Server(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     registry.host = f"127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
