@@ -61,6 +61,16 @@ coverage: data  ## Run the tests under coverage
 	$(BIN)/coverage run -m pytest $(TESTS)
 	$(BIN)/coverage report
 
+$(VENV)/clients/.stamp: requirements/clients.lock $(VENV)/.stamp
+	@echo "==> Installing other makers' clients (once)" >&2
+	@$(PYTHON) -m venv $(VENV)/clients
+	@$(VENV)/clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.PHONY: test-clients
+test-clients: $(VENV)/clients/.stamp  ## Test the model server with other makers' clients
+	@$(BIN)/pytest tests/clients
+
 .PHONY: bench
 bench: data  ## Measure, as ratios from one run; AREA=images runs one area
 	@$(BIN)/python -m bench $(AREA)
@@ -91,6 +101,7 @@ lock: setup  ## Write the locked requirements again
 	$(BIN)/pip install --quiet pip-tools
 	$(COMPILE) $(addprefix --extra ,cli image client verify policy collateral serving package demo dev) -o requirements/dev.lock pyproject.toml
 	$(COMPILE) -o requirements/fuzz.lock requirements/fuzz.in
+	$(COMPILE) -o requirements/clients.lock requirements/clients.in
 
 .PHONY: clean
 clean:  ## Remove everything that was made here

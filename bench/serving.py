@@ -1,8 +1,9 @@
-"""Predictions a second through the server, against ONNX Runtime called directly.
+"""The model server against ONNX Runtime called directly, over every protocol.
 
-Both compute the same picture with the same model on the same cores, in turns within one run. The
-clients are a process of their own on the same machine, so their share of TLS and framing is
-charged to the server; a request goes over a connection that is already open.
+Both compute the same tensors with the same model on the same cores, in turns within one run. The
+limit is the better of two ways to call the engine: its defaults, and a session of one thread for
+each caller. The clients are a process of their own on the same machine, so their share of TLS and
+framing is charged to the server; a request goes over a connection that is already open.
 """
 
 from __future__ import annotations
@@ -10,18 +11,23 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
-from bench.rows import Row
+from bench.resnet import resnet50
+from bench.rows import Row, limited
+from bench.serving_client import measure
 from casemate.client import prepare_picture
+from casemate.client.wire import open_inference_pb2 as open_wire
 from casemate.client.wire import tensorflow_serving_pb2 as wire
 from casemate.project.classifier import build_classifier
 from casemate.project.tls import make_tls_identity, tensorflow_serving_ssl_config
@@ -29,116 +35,240 @@ from casemate.serving.runtime import ort
 
 _DATA = Path(__file__).resolve().parent.parent / ".cache" / "demo-data"
 _ROUNDS = 3
-_SECONDS = 2.0
-_AIM = 0.9
-_READY_SECONDS = 30.0
-_CLIENTS = (1, 4)
+_SECONDS = 1.5
+_AIM = 0.95
+_OVERHEAD_MS = 1.5
+_COLD_SECONDS = 1.0
+_READY_SECONDS = 60.0
+_SIGNATURES = {
+    "format": 1,
+    "signatures": {
+        "serving_default": {},
+        "pictures": {
+            "inputs": {
+                "image": {"tensor": "input_1", "picture": {"resize": "crop", "scale": 1 / 255}}
+            }
+        },
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """A way to ask: protocol, TLS, rows in a request, clients, and what the rows are."""
+
+    protocol: str
+    tls: bool
+    batch: int
+    clients: int
+    picture: bool = False
+
+    def __str__(self) -> str:
+        what = "JPEG" if self.picture else f"batch {self.batch}"
+        security = "TLS" if self.tls else "no TLS"
+        return f"{self.protocol}, {security}, {what}, clients: {self.clients}"
+
+
+_CASES = (
+    *(_Case(protocol="grpc", tls=True, batch=1, clients=clients) for clients in (1, 4, 16, 64)),
+    _Case(protocol="grpc", tls=False, batch=1, clients=1),
+    _Case(protocol="grpc", tls=False, batch=1, clients=4),
+    _Case(protocol="grpc", tls=True, batch=8, clients=1),
+    _Case(protocol="grpc", tls=True, batch=8, clients=4),
+    _Case(protocol="grpc", tls=True, batch=1, clients=4, picture=True),
+    _Case(protocol="open-grpc", tls=True, batch=1, clients=4),
+    _Case(protocol="open-rest", tls=True, batch=1, clients=1),
+    _Case(protocol="open-rest", tls=True, batch=1, clients=4),
+    _Case(protocol="rest", tls=True, batch=1, clients=4),
+)
+_FEW = tuple(case for case in _CASES if case.protocol == "grpc" and case.tls and not case.picture)
 
 
 def rows(scratch: Path) -> Iterator[Row]:
-    """Measure; one row for each number of clients."""
-    folder = scratch / "serving" / "1"
-    folder.mkdir(parents=True)
-    model = build_classifier((_DATA / "efficientnet-lite0.pth").read_bytes())
-    (folder / "model.onnx").write_bytes(model)
+    """Measure; a row for each model and way to ask."""
     pixels = prepare_picture((_DATA / "chelsea.png").read_bytes())
-    request = scratch / "request.bin"
-    request.write_bytes(_request(pixels))
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-    with _server(scratch, folder.parent) as (port, certificate):
-        for clients in _CLIENTS:
-            direct, served = [], []
-            with _clients(port, certificate, request, clients) as measure:
-                measure()  # warm
-                for _ in range(_ROUNDS):
-                    direct.append(_direct(session, pixels, clients))
-                    served.append(measure())
-            ratio = statistics.median(s / d for s, d in zip(served, direct, strict=True))
-            yield Row(
-                area="serving",
-                name=f"predictions through the server, TLS, clients: {clients}",
-                value=statistics.median(served),
-                unit="1/s",
-                against=f"ONNX Runtime called directly, threads: {clients} "
-                f"({statistics.median(direct):.1f}/s)",
-                ratio=ratio,
-                aim=_AIM,
-                met=ratio >= _AIM,
-            )
+    lite0 = build_classifier((_DATA / "efficientnet-lite0.pth").read_bytes())
+    identity = make_tls_identity(("localhost",), now=datetime.datetime.now(datetime.UTC))
+    (scratch / "ssl.cfg").write_bytes(tensorflow_serving_ssl_config(identity).reveal())
+    (scratch / "server.crt").write_bytes(identity.certificate)
+    for name, model, cases in (("Lite0", lite0, _CASES), ("ResNet-50", resnet50(), _FEW)):
+        folder = scratch / name / "1"
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(model)
+        (folder / "signatures.json").write_text(json.dumps(_SIGNATURES))
+        yield from _model(scratch, name, model, pixels, cases)
 
 
-def _request(pixels: np.ndarray) -> bytes:
-    request = wire.PredictRequest()
-    request.model_spec.name = "resnet"
-    request.model_spec.signature_name = "serving_default"
-    tensor = request.inputs["input_1"]
-    tensor.dtype = wire.DT_FLOAT
-    for size in pixels.shape:
-        tensor.tensor_shape.dim.add(size=size)
-    tensor.tensor_content = pixels.tobytes()
+def _model(
+    scratch: Path, name: str, model: bytes, pixels: np.ndarray, cases: tuple[_Case, ...]
+) -> Iterator[Row]:
+    for tls in (True, False):
+        mine = [case for case in cases if case.tls is tls]
+        if not mine:
+            continue
+        with _Server(scratch, name, tls=tls) as server:
+            if tls:
+                yield limited(
+                    "serving", f"{name}: start to ready", server.start_seconds, "s",
+                    at_most=_COLD_SECONDS if name == "Lite0" else None,
+                )  # fmt: skip
+            for case in mine:
+                yield from _case(scratch, server, name, model, pixels, case)
+            if tls:
+                yield limited("serving", f"{name}: memory after that", server.memory(), "MiB")
+
+
+def _case(
+    scratch: Path, server: _Server, name: str, model: bytes, pixels: np.ndarray, case: _Case
+) -> Iterator[Row]:
+    tensor = np.repeat(pixels, case.batch, axis=0)
+    direct = [_direct(model, tensor, case.clients, threads) for threads in (0, 1)]
+    request = scratch / "request"
+    request.write_bytes(_request(case, tensor))
+    limits, served, cpu = [], [], []
+    with _clients(scratch, server, case, request) as ask:
+        ask()  # warm
+        for _ in range(_ROUNDS):
+            limits.append(max((call() for call in direct), key=lambda each: each["rate"]))
+            before = server.cpu_seconds()
+            answer = ask()
+            cpu.append((server.cpu_seconds() - before) / (answer["rate"] * _SECONDS))
+            served.append(answer)
+    rates = [answer["rate"] for answer in served]
+    limit = statistics.median(each["rate"] for each in limits)
+    pair = [a["rate"] / b["rate"] for a, b in zip(served, limits, strict=True)]
+    aimed = case.protocol == "grpc" and not case.picture
+    ratio = statistics.median(pair)
+    yield Row(
+        area="serving", name=f"{name}: {case}", value=statistics.median(rates), unit="1/s",
+        against=f"ONNX Runtime directly ({limit:.1f}/s)", ratio=ratio,
+        aim=_AIM if aimed else None, met=ratio >= _AIM if aimed else None,
+    )  # fmt: skip
+    p50 = statistics.median(answer["p50"] for answer in served)
+    p99 = statistics.median(answer["p99"] for answer in served)
+    yield limited("serving", f"{name}: {case}: p50", p50, "ms")
+    yield limited("serving", f"{name}: {case}: p99", p99, "ms")
+    yield limited(
+        "serving", f"{name}: {case}: server's CPU", statistics.median(cpu) * 1e3, "ms a request"
+    )
+    if case.clients == 1:
+        over = p50 - statistics.median(each["p50"] for each in limits)
+        aim = _OVERHEAD_MS if aimed and case.batch == 1 else None
+        yield limited("serving", f"{name}: {case}: over the limit's p50", over, "ms", at_most=aim)
+
+
+def _direct(
+    model: bytes, tensor: np.ndarray, threads: int, engine_threads: int
+) -> Callable[[], dict[str, float]]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = engine_threads
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def call() -> None:
+        session.run(None, {"input_1": tensor})
+
+    call()
+    cores = os.cpu_count() or 1
+    callers = threads if engine_threads == 0 else min(threads, cores)
+    return lambda: measure([call] * callers, _SECONDS)
+
+
+def _request(case: _Case, tensor: np.ndarray) -> bytes:
+    content = tensor.astype("<f4").tobytes()
+    if case.protocol == "rest":
+        return json.dumps({"inputs": tensor.tolist()}).encode()
+    if case.protocol == "open-rest":
+        described = {
+            "name": "input_1", "datatype": "FP32", "shape": tensor.shape,
+            "parameters": {"binary_data_size": len(content)},
+        }  # fmt: skip
+        head = {"inputs": [described], "parameters": {"binary_data_output": True}}
+        return json.dumps(head).encode() + b"\n" + content
+    if case.protocol == "open-grpc":
+        return open_wire.ModelInferRequest(
+            model_name="resnet",
+            inputs=[{"name": "input_1", "datatype": "FP32", "shape": tensor.shape}],
+            raw_input_contents=[content],
+        ).SerializeToString()
+    request = wire.PredictRequest(model_spec={"name": "resnet"})
+    if case.picture:
+        request.model_spec.signature_name = "pictures"
+        image = request.inputs["image"]
+        image.dtype = wire.DT_STRING
+        image.tensor_shape.dim.add(size=1)
+        image.string_val.append(_jpeg())
+        return request.SerializeToString()
+    made = request.inputs["input_1"]
+    made.dtype = wire.DT_FLOAT
+    for size in tensor.shape:
+        made.tensor_shape.dim.add(size=size)
+    made.tensor_content = content
     return request.SerializeToString()
 
 
-def _direct(session: ort.InferenceSession, pixels: np.ndarray, threads: int) -> float:
-    def call() -> None:
-        session.run(None, {"input_1": pixels})
+def _jpeg() -> bytes:
+    import io
 
-    call()
-    return rate(call, threads)
+    from PIL import Image
 
-
-def rate(call: Callable[[], None], threads: int) -> float:
-    """Calls a second from that many threads together."""
-    counts = [0] * threads
-    end = time.perf_counter() + _SECONDS
-
-    def work(index: int) -> None:
-        while time.perf_counter() < end:
-            call()
-            counts[index] += 1
-
-    workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
-    started = time.perf_counter()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return sum(counts) / (time.perf_counter() - started)
+    content = io.BytesIO()
+    with Image.open(_DATA / "chelsea.png") as picture:
+        picture.convert("RGB").save(content, "JPEG", quality=90)
+    return content.getvalue()
 
 
-@contextlib.contextmanager
-def _server(scratch: Path, base: Path) -> Iterator[tuple[int, Path]]:
-    identity = make_tls_identity(("localhost",), now=datetime.datetime.now(datetime.UTC))
-    config, certificate = scratch / "ssl.cfg", scratch / "server.crt"
-    config.write_bytes(tensorflow_serving_ssl_config(identity).reveal())
-    certificate.write_bytes(identity.certificate)
-    log = scratch / "server.log"
-    command = [
-        sys.executable, "-m", "casemate.serving", "--port=0", "--host=127.0.0.1",
-        "--model_name=resnet", f"--model_base_path={base}", f"--ssl_config_file={config}",
-    ]  # fmt: skip
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stderr=output)
-    try:
-        deadline = time.monotonic() + _READY_SECONDS
+class _Server:
+    """The server as a process, until the block ends."""
+
+    def __init__(self, scratch: Path, name: str, *, tls: bool) -> None:
+        self.tls = tls
+        log = scratch / "server.log"
+        command = [
+            sys.executable, "-m", "casemate.serving", "--port=0", "--host=127.0.0.1",
+            "--rest_api_port=free", "--model_name=resnet", f"--model_base_path={scratch / name}",
+            *([f"--ssl_config_file={scratch / 'ssl.cfg'}"] if tls else []),
+        ]  # fmt: skip
+        started = time.monotonic()
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(command, stderr=output)
         while "ready:" not in log.read_text():
-            if time.monotonic() > deadline or process.poll() is not None:
+            if time.monotonic() - started > _READY_SECONDS or self._process.poll() is not None:
+                self._process.kill()
                 raise RuntimeError(f"the server isn't ready: {log.read_text()}")
-            time.sleep(0.02)
-        yield int(log.read_text().split("ready:")[1].split("(")[0].rsplit(":", 1)[1]), certificate
-    finally:
-        process.terminate()
-        process.wait()
+            time.sleep(0.005)
+        self.start_seconds = time.monotonic() - started
+        said = log.read_text().split("ready:")[1]
+        self.port = int(said.split(" (")[0].rsplit(":", 1)[1])
+        self.rest_port = int(said.split("REST on port ")[1].split(")")[0])
+
+    def cpu_seconds(self) -> float:
+        """Processor time that it has taken."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> float:
+        """Resident memory, in MiB."""
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
 
 
 @contextlib.contextmanager
 def _clients(
-    port: int, certificate: Path, request: Path, clients: int
-) -> Iterator[Callable[[], float]]:
+    scratch: Path, server: _Server, case: _Case, request: Path
+) -> Iterator[Callable[[], dict[str, float]]]:
     """A process of clients that measures whenever it is told to."""
+    port = server.port if "grpc" in case.protocol else server.rest_port
     command = [
-        sys.executable, "-m", "bench.serving",
-        str(port), str(certificate), str(request), str(clients),
+        sys.executable, "-m", "bench.serving_client", case.protocol, f"localhost:{port}",
+        str(scratch / "server.crt") if server.tls else "-", str(request), str(case.clients),
+        str(_SECONDS),
     ]  # fmt: skip
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -147,27 +277,13 @@ def _clients(
         assert process.stdout is not None
         lines, answers = process.stdin, process.stdout
 
-        def measure() -> float:
+        def ask() -> dict[str, float]:
             lines.write("go\n")
             lines.flush()
-            return float(json.loads(answers.readline()))
+            answer: dict[str, float] = json.loads(answers.readline())
+            return answer
 
         try:
-            yield measure
+            yield ask
         finally:
             lines.close()
-
-
-def _client_process(port: str, certificate: str, request: str, clients: str) -> None:
-    import grpc
-
-    content = Path(request).read_bytes()
-    credentials = grpc.ssl_channel_credentials(Path(certificate).read_bytes())
-    with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
-        predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-        for _ in sys.stdin:
-            print(json.dumps(rate(lambda: predict(content), int(clients))), flush=True)
-
-
-if __name__ == "__main__":
-    _client_process(*sys.argv[1:])

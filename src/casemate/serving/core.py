@@ -109,7 +109,9 @@ class Core:
         """The same on a version that the caller holds."""
         signature = find_signature(servable, question.signature)
         wanted = _wanted(signature, question.outputs)
+        decoding = time.perf_counter()
         feeds = _tensors(signature, feed(signature))
+        self.metrics.phase(servable.name, "decode", time.perf_counter() - decoding)
         check_deadline(question.deadline)
         names = list(dict.fromkeys(signature.outputs[alias].tensor.name for alias in wanted))
         started = time.perf_counter()

@@ -59,14 +59,13 @@ class TensorFlowApi:
         Raises:
             CasemateError: what ``Core.ask`` raises.
         """
-        started = time.perf_counter()
         question = Question(
             choice=choice_of(request.model_spec),
             signature=request.model_spec.signature_name,
             outputs=tuple(request.output_filter),
             deadline=deadline,
         )
-        feed = functools.partial(self._feed, request.inputs, started)
+        feed = functools.partial(self._feed, request.inputs)
         answer = self._core.ask(question, feed)
         encoding = time.perf_counter()
         reply = wire.PredictResponse(model_spec=_spec_of(answer))
@@ -229,14 +228,13 @@ class TensorFlowApi:
             raise wrong("log_type", "predict, classify, regress or multi_inference", "another")
 
     def _feed(
-        self, inputs: Mapping[str, wire.TensorProto], started: float, signature: Signature
+        self, inputs: Mapping[str, wire.TensorProto], signature: Signature
     ) -> dict[str, Array]:
         check_inputs(signature, list(inputs))
         feeds, room = {}, self._core.max_bytes
         for alias, port in signature.inputs.items():
             feeds[alias] = _decode(inputs[alias], alias, port, room)
             room -= feeds[alias].nbytes
-        self._core.metrics.phase("", "decode", time.perf_counter() - started)
         return feeds
 
 
