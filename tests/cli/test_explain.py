@@ -36,9 +36,12 @@ def test_evidence_that_a_policy_refuses(tmp_path):
     assert [each["field"] for each in report["mismatches"]] == [
         "measurement", "reported_tcb", "revocation",
     ]  # fmt: skip
-    assert 'any_of = ["0000' in report["proposal"]["toml"]
-    assert "reported_tcb = { at_least = { snp = 24, microcode = 1 } }" in report["proposal"]["toml"]
-    assert [reason.split(":")[0] for reason in report["proposal"]["unwise"]] == [
+    assert 'any_of = ["0000' in report["proposals"][0]["toml"]
+    assert (
+        "reported_tcb = { at_least = { snp = 24, microcode = 1 } }"
+        in report["proposals"][0]["toml"]
+    )
+    assert [reason.split(":")[0] for reason in report["proposals"][0]["unwise"]] == [
         "reported_tcb", "revocation",
     ]  # fmt: skip
 
@@ -57,7 +60,7 @@ def test_evidence_of_another_tee(tmp_path):
     constraints = {"pcr0": f'exactly = "{"00" * 48}"', "debug": "exactly = false"}
     _, report = explain(tmp_path, MILAN, constraints, "nitro", *CHAIN, *AT)
     assert [each["field"] for each in report["mismatches"]] == ["tee"]
-    assert report["proposal"] is None
+    assert report["proposals"] == []
 
 
 def test_evidence_that_is_not_genuine(tmp_path):

@@ -113,3 +113,10 @@ def test_an_error_with_nothing_to_add_is_one_line():
     assert render_error(UsageError("a.b", "it failed")) == (
         "casemate: usage or configuration: it failed [a.b]"
     )
+
+
+def test_a_strangers_text_starts_no_line_and_moves_no_cursor():
+    error = MalformedError("a.b", "no", field="f\x1b[2J", got="x\r\ncasemate: genuine")
+    lines = render_error(error).splitlines()
+    assert len(lines) == 3
+    assert "\x1b" not in "".join(lines)

@@ -58,10 +58,10 @@ def test_a_debuggable_launcher(broker):
     assert "look into its memory" in first.meaning
     assert first.change == "debug = { exactly = true }"
     assert "read every secret" in first.unwise
-    assert found.proposal.where == "launcher[0]"
-    assert found.proposal.toml == "debug = { exactly = true }"
-    assert found.proposal.unwise[0].startswith("debug: ")
-    assert any("protects nothing" in reason for reason in found.proposal.unwise)
+    assert found.proposals[0].where == "launcher[0]"
+    assert found.proposals[0].toml == "debug = { exactly = true }"
+    assert found.proposals[0].unwise[0].startswith("debug: ")
+    assert any("protects nothing" in reason for reason in found.proposals[0].unwise)
 
 
 def test_what_is_proposed_makes_the_broker_accept(broker):
@@ -69,7 +69,7 @@ def test_what_is_proposed_makes_the_broker_accept(broker):
     assert refusal_of(other) == "policy.mismatch"
     found = explained(broker)
     assert [each.field for each in found.mismatches] == ["launch", "svn", "launch"]
-    name, _, constraint = found.proposal.toml.partition(" = ")
+    name, _, constraint = found.proposals[0].toml.partition(" = ")
     assert name == "launch"
     text = document_of(broker).render()
     old = next(line for line in text.splitlines() if line.startswith("launch = "))
@@ -94,8 +94,8 @@ def test_a_secret_that_demands_more(broker):
     good = {**report, "claims": {**report["claims"], "debug": False}}
     found = explain_line({**line, "report": good}, document_of(broker))
     assert [(each.where, each.field) for each in found.mismatches] == [("newer[0]", "svn")]
-    assert found.proposal.toml == "svn = { at_least = 1 }"
-    assert "Older versions" in found.proposal.unwise[0]
+    assert found.proposals[0].toml == "svn = { at_least = 1 }"
+    assert "Older versions" in found.proposals[0].unwise[0]
     known = {**line, "secrets": ["image_key"], "report": good}
     assert explain_line(known, document_of(broker)).accepted
     with pytest.raises(UsageError, match="knows nothing"):
@@ -107,7 +107,7 @@ def test_without_a_policy_the_line_itself_is_explained(broker):
     found = explain_line(choose_line(broker.audit.read_bytes(), None), None)
     assert found.mismatches[0].field == "debug"
     assert "read every secret" in found.mismatches[0].unwise
-    assert found.proposal is None
+    assert found.proposals == ()
     assert "--policy" in found.note
 
 
@@ -167,7 +167,7 @@ def test_the_program(broker):
     done = run_program(casemate_command("explain", str(broker.audit), "--json"))
     report = json.loads(done.stdout)
     assert report["mismatches"][0]["field"] == "debug"
-    assert report["proposal"] is None
+    assert report["proposals"] == []
 
 
 def test_gpus_of_a_machine(tmp_path):
@@ -179,10 +179,10 @@ def test_gpus_of_a_machine(tmp_path):
         assert [(each.field, each.expected, each.got) for each in found.mismatches] == [
             ("gpus.count", "2", "1")
         ]
-        assert found.proposal.toml == "gpus.count = { any_of = [2, 1] }"
+        assert found.proposals[0].toml == "gpus.count = { any_of = [2, 1] }"
         three = composites.machine(*map(composites.Gpu, (first, second, third)))
         assert refusal_of(broker.contract, three) == "policy.mismatch"
-        assert "gpus.count = { any_of = [2, 3] }" in explained(broker).proposal.toml
+        assert "gpus.count = { any_of = [2, 3] }" in explained(broker).proposals[0].toml
 
 
 def test_every_gpu_must_be_accepted(tmp_path):
@@ -197,8 +197,8 @@ def test_every_gpu_must_be_accepted(tmp_path):
         "gpus[0].driver_version", "gpus[1].driver_version",
     ]  # fmt: skip
     assert "GPU's driver" in found.mismatches[0].meaning
-    assert found.proposal.toml.startswith("gpus.driver_version = { at_least = ")
-    assert "Older versions" in found.proposal.unwise[0]
+    assert found.proposals[0].toml.startswith("gpus.driver_version = { at_least = ")
+    assert "Older versions" in found.proposals[0].unwise[0]
 
 
 def test_a_condition_is_changed_by_hand():
@@ -218,7 +218,7 @@ def test_a_condition_is_changed_by_hand():
     )
     found = explain_line({**line, "report": report}, with_condition)
     assert [each.field for each in found.mismatches] == ["condition"]
-    assert found.proposal is None
+    assert found.proposals == ()
 
 
 def document_claims(document):
@@ -245,10 +245,47 @@ def test_what_would_not_be_accepted_then_either_is_not_proposed():
             "tee": "simulated", "claims": claims, "launch": str(contract_at(1).digest()),
         },
     }  # fmt: skip
-    assert explain_line(line, document).proposal.toml == "svn = { at_least = 3 }"
+    assert explain_line(line, document).proposals[0].toml == "svn = { at_least = 3 }"
     text = document.render().replace(
         'tee = "simulated"', 'tee = "simulated"\ncondition = "svn > 5"'
     )
     found = explain_line(line, PolicyDocument.parse(text))
     assert [each.field for each in found.mismatches] == ["svn"]
-    assert found.proposal is None
+    assert found.proposals == ()
+
+
+def test_of_two_policies_that_must_hold_each_gets_its_change():
+    contract = contract_at(1)
+    document = policy_document(
+        contract, svn=AtLeast(4),
+        more={"newer": policy_document(contract, svn=AtLeast(1000))},
+        secrets={"both": ("launcher", "newer")},
+    )  # fmt: skip
+    claims = {
+        "svn": 3, "debug": False, "platform_id": "00" * 32,
+        "measurement": bytes(document_claims(document)["measurement"]).hex(),
+        "root": bytes(document_claims(document)["root"]).hex(),
+    }  # fmt: skip
+    line = {
+        "time": "2026-06-01T00:00:00+00:00", "event": "refused", "correlation_id": "a",
+        "error": {"code": "store.refused"}, "secrets": ["both"],
+        "report": {"tee": "simulated", "claims": claims, "launch": str(contract.digest())},
+    }  # fmt: skip
+    found = explain_line(line, document)
+    assert [(each.where, each.toml) for each in found.proposals] == [
+        ("launcher[0]", "svn = { at_least = 3 }"),
+        ("newer[0]", "svn = { at_least = 3 }"),
+    ]
+
+
+def test_a_gpu_in_a_line_without_its_policy():
+    mismatch = {
+        "where": "launcher[0]", "field": "gpus[3].driver_version", "expected": "at least 2",
+        "got": "1", "remedy": "r",
+    }  # fmt: skip
+    line = {
+        "event": "refused", "correlation_id": "a",
+        "error": {"code": "policy.mismatch", "mismatches": [mismatch]},
+    }  # fmt: skip
+    (found,) = explain_line(line, None).mismatches
+    assert "GPU's driver" in found.meaning

@@ -104,3 +104,10 @@ def test_a_bundle_of_collateral():
 
 def test_every_kind_that_is_found_out_can_be_shown():
     assert set(_READERS) == set(Tee) - {Tee.IDENTITY_KEY}
+
+
+def test_what_is_nested_without_end_is_not_shown():
+    assert inspect(b"[" * 20 + b"]" * 20).kind == "json"
+    for depth in (40, 900):
+        with pytest.raises(MalformedError):
+            inspect(b"[" * depth + b"]" * depth)

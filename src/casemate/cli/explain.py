@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from casemate.cli.options import TIME
+from casemate.errors.render import printable
 from casemate.policy import PolicyDocument
 from casemate.project.explanation import (
     Explanation,
@@ -74,12 +75,13 @@ def _of_evidence(
 
 
 def _print(found: Explanation) -> None:
-    click.echo(f"evidence: {found.tee or 'unknown'}, {'accepted' if found.accepted else 'refused'}")
+    verdict = "accepted" if found.accepted else "refused"
+    click.echo(f"evidence: {printable(found.tee or 'unknown')}, {verdict}")
     for name in ("code", "message", "field", "expected", "got", "remedy"):
         if found.error is not None and name in found.error:
-            click.echo(f"  {name + ':':<10}{found.error[name]}")
+            click.echo(f"  {name + ':':<10}{printable(str(found.error[name]))}")
     for each in found.mismatches:
-        click.echo(f"\n{each.where}: {each.field}")
+        click.echo(f"\n{printable(each.where)}: {printable(each.field)}")
         for label, text in (
             ("expected", each.expected),
             ("got", each.got),
@@ -89,16 +91,16 @@ def _print(found: Explanation) -> None:
             ("UNWISE", each.unwise),
         ):
             if text is not None:
-                click.echo(f"  {label + ':':<10}{text}")
-    if found.proposal is not None:
-        click.echo(f"\nThe smallest change that accepts it, in {found.proposal.where}:\n")
-        click.echo(found.proposal.toml)
+                click.echo(f"  {label + ':':<10}{printable(text)}")
+    for proposal in found.proposals:
+        click.echo(f"\nThe smallest change that accepts it, in {proposal.where}:\n")
+        click.echo(proposal.toml)
         click.echo("")
-        for reason in found.proposal.unwise:
-            click.echo(f"UNWISE, {reason}")
-        if not found.proposal.unwise:
+        for reason in proposal.unwise:
+            click.echo(f"UNWISE, {printable(reason)}")
+        if not proposal.unwise:
             click.echo("Make it only if you know that these values are right.")
-    elif found.mismatches and found.note is None:
-        click.echo("\nNo small change accepts it: write an alternative for evidence of this kind.")
+    if found.mismatches and not found.proposals and found.note is None:
+        click.echo("\nNo small change accepts it: see what is to be done for each.")
     if found.note is not None:
         click.echo(f"\n{found.note}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from casemate.encoding import JsonValue
+from casemate.errors.render import printable
 from casemate.project.files import read_file
 from casemate.project.inspection import NOTICE, inspect
 
@@ -43,9 +44,9 @@ def _lines(value: JsonValue, indent: str) -> list[str]:
     )
     for name, item in pairs:
         if isinstance(item, dict | list) and item and not _short(item):
-            lines += [f"{indent}{_printable(name)}:", *_lines(item, indent + "  ")]
+            lines += [f"{indent}{printable(name)}:", *_lines(item, indent + "  ")]
         else:
-            lines.append(f"{indent}{_printable(name) + ':':<26} {_one(item)}".rstrip())
+            lines.append(f"{indent}{printable(name) + ':':<26} {_one(item)}".rstrip())
     return lines
 
 
@@ -67,11 +68,6 @@ def _one(value: JsonValue) -> str:
         case dict() if _short(value):
             return f"{value['bytes']} bytes, SHA-256 {value['sha256']}"
         case dict() | list():
-            return ", ".join(_printable(str(item)) for item in value) or "none"
+            return ", ".join(printable(str(item)) for item in value) or "none"
         case _:
-            return _printable(str(value))
-
-
-def _printable(text: str) -> str:
-    """What a stranger wrote doesn't get to move the cursor."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+            return printable(str(value))

@@ -10,7 +10,7 @@ import click
 
 from casemate.cli.options import TIME, collateral_options
 from casemate.encoding import decode_hex
-from casemate.errors.render import render_error
+from casemate.errors.render import printable, render_error
 from casemate.evidence import Tee
 from casemate.evidence.detect import RATLS
 from casemate.policy.constraint import show
@@ -145,10 +145,10 @@ def _print(outcome: Outcome, name: str | None) -> None:
     for check in outcome.checks:
         click.echo(f"  {'held  ' if check.held else 'FAILED'} {check.name:<22} {check.purpose}")
     for name, value in outcome.claims.items():
-        click.echo(f"{name + ':':<25} {show(value)}")
+        click.echo(f"{printable(name) + ':':<25} {printable(show(value))}")
     for number, gpu in enumerate(outcome.report.gpus if outcome.report is not None else ()):
         for name, value in gpu.claims.items():
-            click.echo(f"{f'gpus[{number}].{name}:':<26}{show(value)}")
+            click.echo(f"{f'gpus[{number}].{name}:':<26}{printable(show(value))}")
     verdict = "genuine" if outcome.genuine else "NOT SHOWN TO BE GENUINE"
     if outcome.acceptable is not None:
         verdict += ", acceptable" if outcome.acceptable else ", NOT ACCEPTABLE to the policy"

@@ -83,7 +83,8 @@ class Explanation:
         accepted: whether the given policy accepts it now.
         error: what it was refused for, apart from mismatches.
         mismatches: each.
-        proposal: the smallest change, if a policy was given and one exists.
+        proposals: the smallest change, if a policy was given and one exists; of several policies
+            that must hold, one for each that doesn't.
         note: what else is to be said.
     """
 
@@ -91,7 +92,7 @@ class Explanation:
     accepted: bool
     error: Mapping[str, object] | None
     mismatches: tuple[Explained, ...]
-    proposal: Proposal | None
+    proposals: tuple[Proposal, ...]
     note: str | None
 
     def as_dict(self) -> dict[str, object]:
@@ -101,7 +102,7 @@ class Explanation:
             "accepted": self.accepted,
             "error": self.error,
             "mismatches": [asdict(each) for each in self.mismatches],
-            "proposal": asdict(self.proposal) if self.proposal is not None else None,
+            "proposals": [asdict(each) for each in self.proposals],
             "note": self.note,
         }
 
@@ -140,7 +141,7 @@ def explain_report(
                 held.append(policy.name)
     if not mismatches or (held and demanded is None):
         return Explanation(
-            tee=tee, accepted=True, error=None, mismatches=(), proposal=None,
+            tee=tee, accepted=True, error=None, mismatches=(), proposals=(),
             note=f"It is accepted now, by: {', '.join(held) or 'no policy, for none is demanded'}.",
         )  # fmt: skip
     places = _places(document)
@@ -151,7 +152,7 @@ def explain_report(
         mismatches=tuple(
             _explain(mismatch, tee, places.get(mismatch.where), judged) for mismatch in mismatches
         ),
-        proposal=_smallest(places, mismatches, judged, report, launch, at),
+        proposals=_proposals(mismatches, places, judged, report, launch, at, demanded),
         note=None,
     )
 
@@ -163,7 +164,7 @@ def explain_error(error: CasemateError, *, tee: str | None) -> Explanation:
         accepted=False,
         error=error.as_dict(),
         mismatches=(),
-        proposal=None,
+        proposals=(),
         note="No change of a policy helps: what isn't shown to be genuine is never accepted.",
     )
 
@@ -203,7 +204,7 @@ def explain_line(line: Mapping[str, JsonValue], document: PolicyDocument | None)
         accepted=False,
         error=None if mismatches else plain,
         mismatches=mismatches,
-        proposal=None,
+        proposals=(),
         note="Give the policy (--policy) to see what would have to change."
         if mismatches
         else "No change of a policy helps: it was refused for another reason.",
@@ -242,7 +243,7 @@ def is_audit_trail(data: bytes) -> bool:
     first = data.lstrip().split(b"\n", 1)[0]
     try:
         value = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and {"event", "correlation_id"} <= set(value)
 
@@ -279,9 +280,10 @@ def _explain(
     change = _change(constrained, judged.of(name))
     number = _GPU.match(name)
     claims = judged.of(name)
-    claim = claims[int(number["number"] or 0)] if number and claims else claims[0]
     if alternative is None:  # an audit line alone: its texts are all there is
         claim = _typed_text(mismatch.got)
+    else:
+        claim = claims[int(number["number"] or 0) if number else 0]
     bare = number["field"] if number else name
     return Explained(
         where=mismatch.where,
@@ -329,6 +331,24 @@ def _key(name: str) -> str:
 
 def _line(name: str, constraint: Constraint | None) -> str | None:
     return f"{name} = {{ {render_constraint(constraint)} }}" if constraint is not None else None
+
+
+def _proposals(
+    mismatches: list[Mismatch],
+    places: Mapping[str, Alternative],
+    judged: _Judged,
+    report: VerifiedReport,
+    launch: Sha384 | None,
+    at: datetime.datetime,
+    demanded: Collection[str] | None,
+) -> tuple[Proposal, ...]:
+    """One change that does; where several policies must hold, one for each, or none at all."""
+    groups: dict[str, list[Mismatch]] = {}
+    for mismatch in mismatches:
+        policy = "" if demanded is None else mismatch.where.rpartition("[")[0]
+        groups.setdefault(policy, []).append(mismatch)
+    found = [_smallest(places, group, judged, report, launch, at) for group in groups.values()]
+    return tuple(each for each in found if each is not None) if None not in found else ()
 
 
 def _smallest(

@@ -42,6 +42,7 @@ NOTICE = "NOTHING HERE IS VERIFIED. Anybody could have written it. To verify: ca
 _LONG = 128
 _MAX_JSON = 1024 * 1024
 _MAX_EVENTS = 4096
+_MAX_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,12 @@ def inspect(data: bytes) -> Inspection:
     Raises:
         MalformedError: ``inspect.unknown``, or why it isn't what it seems to be.
     """
-    content = unwrap(data)
+    found = _inspect(unwrap(data))
+    _require_shallow(found.content, _MAX_DEPTH)
+    return found
+
+
+def _inspect(content: bytes) -> Inspection:
     try:
         kind = detect(content)
     except MalformedError as error:
@@ -86,6 +92,18 @@ def inspect(data: bytes) -> Inspection:
         return Inspection(kind=kind, content=_certificate_with_evidence(content))
     except MalformedError:  # a certificate that carries none
         return _of_endorsements(content)
+
+
+def _require_shallow(value: JsonValue, left: int) -> None:
+    """Nobody reads what is nested without end, and showing it would end in an error."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if inner and not left:
+        raise MalformedError(
+            "inspect.unknown", "it is nested too deeply to be shown", field="evidence",
+            expected=f"at most {_MAX_DEPTH} levels", got="more",
+        )  # fmt: skip
+    for item in inner:
+        _require_shallow(item, left - 1)
 
 
 def readable(value: object) -> JsonValue:
