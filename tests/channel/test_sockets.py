@@ -41,3 +41,14 @@ def test_where_there_is_no_place_the_user_is_told_what_to_set(monkeypatch, tmp_p
     with pytest.raises(UsageError) as caught, socket_directory():
         pass
     assert caught.value.field == "TMPDIR"
+
+
+def test_without_a_folder_for_temporary_files_another_serves(monkeypatch):
+    """A container whose root is read-only has a mount or two to write to."""
+
+    def none():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    with socket_directory() as directory:
+        assert directory.is_dir()

@@ -1,8 +1,10 @@
 """Putting a load on a server: what is counted, what a failure is, and what another try is."""
 
+import dataclasses
 import threading
 
 import grpc
+import numpy as np
 import pytest
 from tests.client.test_predict import IDENTITY, PIXELS, Peer
 
@@ -24,6 +26,9 @@ def load(peer, **options):
         server=f"localhost:{peer.port}", trust=PinnedCertificate(pem=IDENTITY.certificate),
         model="resnet", pixels=PIXELS, timeout=5.0,
     )  # fmt: skip
+    pixels = options.pop("pixels", None)
+    if pixels is not None:
+        question = dataclasses.replace(question, pixels=pixels)
     return Load(question=question, **{"clients": 3, "rounds": 4, **options})
 
 
@@ -79,7 +84,8 @@ def test_another_try_is_made_where_it_is_asked_for(peer, monkeypatch, attempts, 
     monkeypatch.setattr(Peer, "_handle", once_unavailable)
     patched = Peer()
     try:
-        measured = put_load(load(patched, clients=1, rounds=3, attempts=attempts))
+        picture = np.zeros((1, 224, 224, 3), np.float32)  # larger than gRPC keeps by itself
+        measured = put_load(load(patched, clients=1, rounds=3, attempts=attempts, pixels=picture))
     finally:
         patched.server.stop(None)
     assert measured.failures == failures

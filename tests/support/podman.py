@@ -20,20 +20,22 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
+_NETWORK = '[network]\nnetwork_backend = "netavark"\n'
+_NETAVARK = Path("/usr/lib/podman/netavark")
 _STORAGE = """\
 [storage]
 driver = "vfs"
 runroot = "{folder}/run"
 graphroot = "{folder}/graph"
 """
-_EMPTY = "FROM scratch\n"
 
 
 @contextmanager
 def environment(folder: Path) -> Iterator[dict[str, str]]:
     """Within, variables under which podman keeps everything in ``folder``; then that is emptied."""
     folder.mkdir(exist_ok=True)
-    (folder / "containers.conf").write_text(_ENGINE)
+    engine = _ENGINE + (_NETWORK if _NETAVARK.exists() else "")
+    (folder / "containers.conf").write_text(engine)
     (folder / "storage.conf").write_text(_STORAGE.format(folder=folder))
     variables = {
         **os.environ,

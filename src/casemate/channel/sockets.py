@@ -33,7 +33,10 @@ def socket_directory() -> Iterator[Path]:
 
 
 def _make() -> Path:
-    usual = tempfile.gettempdir()
+    try:
+        usual = tempfile.gettempdir()
+    except FileNotFoundError:  # a container with nothing but a mount or two to write to
+        usual = "no folder for temporary files"
     for place in (usual, *_PLACES):
         if len(os.fsencode(place)) + _OURS <= _LONGEST_PATH:
             with contextlib.suppress(OSError):

@@ -31,6 +31,7 @@ SIGNATURE: Final = "serving_default"
 INPUT: Final = "input_1"
 OUTPUT: Final = "activation_49"
 _MAX_REPLY_BYTES: Final = 16 << 20
+_MAX_KEPT_BYTES: Final = 64 << 20
 _MAX_ATTEMPTS: Final = 5  # gRPC takes no more
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n")
 
@@ -169,6 +170,10 @@ def open_channel(question: Question, *, attempts: int = 1) -> grpc.Channel:
         ("grpc.enable_retries", int(attempts > 1)),
         ("grpc.service_config", _service_config(attempts)),
         ("grpc.use_local_subchannel_pool", 1),
+        # What is sent again must be kept; pictures are larger than gRPC keeps by itself.
+        ("grpc.per_rpc_retry_buffer_size", _MAX_KEPT_BYTES),
+        # Where a server goes, another may have come under the same name.
+        ("grpc.dns_min_time_between_resolutions_ms", 1000),
     ]
     if isinstance(question.trust, Plaintext):
         return grpc.insecure_channel(question.server, options)

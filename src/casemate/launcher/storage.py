@@ -42,8 +42,8 @@ class PlainStorage:
             if reason is None:
                 return self._made(candidate), f"memory ({candidate})"
             seen.append(f"{candidate}: {reason}")
-        if allow_disk:
-            return self._made(tempfile.gettempdir()), "A DISK: nothing protects it there"
+        if allow_disk and (usual := _usual_folder()):
+            return self._made(usual[0]), "A DISK: nothing protects it there"
         raise UsageError(
             "launcher.storage",
             f"no memory-backed storage can hold {megabytes(needed)} of decrypted, executable files",
@@ -56,7 +56,7 @@ class PlainStorage:
 
     def remove(self) -> None:
         """Remove the directory, as far as it is there."""
-        for base in (*_memory_candidates(), tempfile.gettempdir()):
+        for base in (*_memory_candidates(), *_usual_folder()):
             if (folder := Path(base, self._name)).exists():
                 import shutil  # at the end of a launch, not at its start
 
@@ -66,6 +66,14 @@ class PlainStorage:
         folder = Path(base, self._name)
         folder.mkdir(mode=0o700)
         return folder
+
+
+def _usual_folder() -> tuple[str, ...]:
+    """Where temporary files go; nowhere in a container whose root is read-only."""
+    try:
+        return (tempfile.gettempdir(),)
+    except FileNotFoundError:
+        return ()
 
 
 def _memory_candidates() -> tuple[str, ...]:
