@@ -44,6 +44,11 @@ test: data  ## Run the whole test suite, and the checks of style, types and floo
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/pytest $(TESTS)
 
+.PHONY: test-containers
+test-containers: data  ## Launch in containers of podman, with the rights that people give them
+	@tools/install-test-programs
+	@CASEMATE_TEST_CONTAINERS=1 $(BIN)/pytest tests/containers
+
 .PHONY: lint
 lint: setup  ## Ruff, mypy strict, the floors
 	@$(BIN)/ruff format --check --quiet . || { echo "Run: make format" >&2; exit 1; }

@@ -61,7 +61,7 @@ def require_memory(needed: int, left: int, *, what: str) -> None:
     if needed > left:
         raise UsageError(
             "image.memory",
-            f"{what} doesn't fit into the memory that is left",
+            f"not enough memory is left to extract {what}",
             field="memory",
             expected=f"{megabytes(needed)} for the decrypted files",
             got=f"{megabytes(left)} left, of the machine or of the control group's limit",
