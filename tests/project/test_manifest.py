@@ -52,6 +52,8 @@ def test_every_template_is_one(kind):
         ("port = 50051", "port = 65536", "project.broker.port"),
         ('kind = "simulated"', 'kind = "none"', "project.tee.kind"),
         ('kind = "simulated"', 'kind = "identity-key"', "project.tee.kind"),
+        ('kind = "simulated"', 'kind = "maa"', "project.tee.kind"),
+        ('kind = "simulated"', 'kind = "nvidia"', "project.tee.kind"),
         ('kind = "simulated"', 'kind = "tdx"', "project.tee.policy"),
         ('kind = "simulated"', 'kind = "simulated"\npolicy = "p.toml"', "project.tee.policy"),
         ("version = 1", "version = ", "casemate.toml"),

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from casemate.encoding import MapReader
 from casemate.errors import MalformedError
 from casemate.evidence import Tee
+from casemate.tee.platform import CHOICES
 
 FILE_NAME = "casemate.toml"
 _VERSION = 1
@@ -252,7 +253,7 @@ def _broker(table: MapReader | None) -> tuple[str, int]:
 
 def _tee(table: MapReader) -> TeeSource:
     kind, policy = table.take("kind", str), table.take_optional("policy", str)
-    known = [tee.value for tee in Tee if tee is not Tee.IDENTITY_KEY]
+    known = [str(tee) for tee in Tee if tee in CHOICES]  # what a launcher can attest by
     if kind not in known:
         raise _wrong("project.tee.kind", " or ".join(known), kind)
     if (policy is None) != (kind == Tee.SIMULATED):
