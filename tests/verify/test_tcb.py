@@ -72,10 +72,31 @@ def test_the_oldest_part_counts(change, day):
     assert day is None or found == day
 
 
-def test_how_long_it_has_been_out_of_date():
-    assert claims(status="SWHardeningNeeded")["tcb_out_of_date_days"] == 0
+@pytest.mark.parametrize(
+    ("change", "days"),
+    [
+        (lambda tcb_info, qe: None, 464),  # of no newer level: since its own day, 2024-03-13
+        (_module, 464),
+        (_platform, 464),
+        (_quoting_enclave, 464),
+    ],
+)
+def test_how_long_it_has_been_out_of_date(change, days):
+    assert claims(status="SWHardeningNeeded", change=change)["tcb_out_of_date_days"] == 0
     for status in ("OutOfDate", "OutOfDateConfigurationNeeded"):
-        assert claims(status=status)["tcb_out_of_date_days"] == 464  # since 2024-03-13
+        assert claims(status=status, change=change)["tcb_out_of_date_days"] == days
+
+
+def test_of_several_newer_levels_the_first_one_counts():
+    def newer(tcb_info, qe):
+        levels = tcb_info["tcbLevels"]
+        for day in ("2024-11-13", "2025-05-14"):
+            level = json.loads(json.dumps(levels[0]))
+            level["tcb"]["pcesvn"] = 99
+            levels.insert(0, {**level, "tcbDate": f"{day}T00:00:00Z"})
+
+    found = claims(status="OutOfDate", change=newer)
+    assert (found["tcb_date"], found["tcb_out_of_date_days"]) == ("2024-03-13", 219)
 
 
 def test_the_older_document_gives_the_age():
