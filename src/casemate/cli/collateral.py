@@ -63,7 +63,7 @@ def fetch(
     place: Place,
     as_json: bool,
 ) -> int:
-    """Fetch what EVIDENCE needs to be verified; without any, what the cache has and is due.
+    """Fetch what EVIDENCE needs; without any, what the cache holds and is due, or has ended.
 
     Exit code 6 where a part can't be had; what could be had is kept.
     """

@@ -206,15 +206,19 @@ class CollateralCache:
         listed = [self._listed(path, now) for path in sorted(self._folder.glob("*.cbor"))]
         return tuple(sorted(listed, key=lambda each: each.name))
 
-    def parts(self) -> tuple[Part, ...]:
-        """Every part that is good now, by name."""
-        found = []
+    def known(self) -> tuple[Wanted, ...]:
+        """What every readable entry is, good or not."""
+        found: dict[str, Wanted] = {}
         for path in self._folder.glob("*.cbor"):
             with contextlib.suppress(OSError, CasemateError):
                 name, parts, _ = _decode(_read(path))
-                if (good := self.look(wanted_of(name, parts))) is not None:
-                    found.append(good)
-        return tuple(sorted(found, key=lambda each: each.wanted.name))
+                found[name] = wanted_of(name, parts)
+        return tuple(wanted for _, wanted in sorted(found.items()))
+
+    def parts(self) -> tuple[Part, ...]:
+        """Every part that is good now, by name."""
+        found = [self.look(wanted) for wanted in self.known()]
+        return tuple(part for part in found if part is not None)
 
     def _asked(self, wanted: Wanted, web: Web, good: Part | None) -> Part:
         """Ask, alone; whoever has a good part waits for nobody."""

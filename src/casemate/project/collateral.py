@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from casemate.collateral.bundle import Bundle, BundleStore, is_bundle, make_bundle, open_bundle
 from casemate.collateral.cache import CollateralCache, Taken, cache_folder
 from casemate.collateral.gather import Part, assemble, collect, gather
+from casemate.collateral.intel import IntelTcb
 from casemate.collateral.wanted import VENDOR_SERVICES, Services, Wanted
 from casemate.endorsements.collection import Endorsements, sort_endorsements
 from casemate.errors import UnavailableError, UsageError
@@ -179,7 +180,7 @@ class _Tolerant:
 def fetch_for(
     evidence: Sequence[Path], *, tee: str | None, given: Endorsements, cache: CollateralCache
 ) -> Fetched:
-    """Fetch what evidence needs; without any, what the cache holds and is due.
+    """Fetch what evidence needs; without any, what the cache holds and is due or has ended.
 
     Args:
         evidence: files.
@@ -194,7 +195,7 @@ def fetch_for(
     """
     tolerant = _Tolerant(cache)
     if not evidence:
-        found = [tolerant.look(part.wanted) for part in cache.parts()]
+        found = [tolerant.look(wanted) for wanted in cache.known()]
         parts = {part.wanted.name: part for part in found if part is not None}
     else:
         parts = {}
@@ -211,8 +212,19 @@ def write_loose(parts: Sequence[Part], folder: Path) -> list[Path]:
     """Write parts as files that every ``--endorsements`` takes.
 
     Raises:
-        UsageError: they can't be written, or are of platforms that don't go together.
+        UsageError: ``collateral.loose`` where they are of several of Intel's platforms, which fit
+            into no such file; ``file.unwritable``.
     """
+    platforms = [part.wanted.name for part in parts if isinstance(part.wanted, IntelTcb)]
+    if len(platforms) > 1:
+        raise UsageError(
+            "collateral.loose",
+            "collateral of several platforms doesn't go into one file",
+            field="--out",
+            expected="evidence of one platform",
+            got=", ".join(platforms),
+            remedy="Fetch for one after the other, each into a folder of its own.",
+        )
     endorsements = assemble(parts, given=Endorsements())
     files: dict[str, bytes] = {}
     if endorsements.certificates:
