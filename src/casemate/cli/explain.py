@@ -8,15 +8,15 @@ from pathlib import Path
 
 import click
 
-from casemate.cli.options import TIME
+from casemate.cli.options import TIME, collateral_options
 from casemate.errors.render import printable
 from casemate.policy import PolicyDocument
+from casemate.project.collateral import Place
 from casemate.project.explanation import (
     Explanation,
     choose_line,
-    explain_error,
     explain_line,
-    explain_report,
+    explain_outcome,
     is_audit_trail,
 )
 from casemate.project.files import read_file, read_text
@@ -32,6 +32,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--endorsements", type=_FILE, multiple=True, help="For evidence, as for casemate verify."
 )
+@collateral_options
+@click.option("--claims", type=_FILE, help="For evidence: the claims buffer that it binds.")
 @click.option("--at", type=TIME, help="For evidence: the time of judging.  [default: now]")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def command(
@@ -39,6 +41,9 @@ def command(
     policy: Path | None,
     correlation_id: str | None,
     endorsements: tuple[Path, ...],
+    bundle_key: tuple[Path, ...],
+    place: Place,
+    claims: Path | None,
     at: datetime.datetime | None,
     as_json: bool,
 ) -> None:
@@ -54,24 +59,23 @@ def command(
     elif policy is None:
         raise click.UsageError("Evidence is explained against a policy: --policy FILE")
     else:
-        found = _of_evidence(data, policy, endorsements, at or datetime.datetime.now(datetime.UTC))
+        verification = Verification.load(
+            tee=None,
+            endorsements=endorsements,
+            bundle_keys=bundle_key,
+            place=place,
+            eventlog=None,
+            at=at or datetime.datetime.now(datetime.UTC),
+            expected=Expected(
+                policy=policy,
+                claims=read_file(claims, field="--claims") if claims is not None else None,
+            ),
+        )
+        found = explain_outcome(verification.verify(data), verification)
     if as_json:
         click.echo(json.dumps(found.as_dict()))
     else:
         _print(found)
-
-
-def _of_evidence(
-    data: bytes, policy: Path, endorsements: tuple[Path, ...], at: datetime.datetime
-) -> Explanation:
-    verification = Verification.load(
-        tee=None, endorsements=endorsements, eventlog=None, at=at, expected=Expected(policy=policy)
-    )
-    outcome = verification.verify(data)
-    if outcome.report is None or verification.policy is None:
-        assert outcome.error is not None
-        return explain_error(outcome.error, tee=outcome.tee)
-    return explain_report(verification.policy, outcome.report, launch=None, at=at)
 
 
 def _print(found: Explanation) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 
 from casemate.encoding import JsonValue, decode_hex, decode_json
-from casemate.errors import CasemateError, MalformedError, Mismatch, NotAcceptableError, UsageError
+from casemate.errors import MalformedError, Mismatch, NotAcceptableError, UsageError
 from casemate.evidence import Tee
 from casemate.policy import FIELDS, PolicyDocument, appraise
 from casemate.policy.constraint import Constraint, holds
@@ -23,6 +23,8 @@ from casemate.policy.kinds import Field, Kind
 from casemate.policy.meanings import meaning, unwise
 from casemate.policy.relax import accepting
 from casemate.policy.source import render_constraint
+from casemate.project.verification import Outcome, Verification
+from casemate.protocol.binding import parse_claims
 from casemate.types import ReportData, Sha384
 from casemate.verify import ClaimValue, VerifiedReport
 
@@ -157,12 +159,25 @@ def explain_report(
     )
 
 
-def explain_error(error: CasemateError, *, tee: str | None) -> Explanation:
-    """Explain why evidence isn't genuine, or can't be judged: no policy would help."""
+def explain_outcome(outcome: Outcome, verification: Verification) -> Explanation:
+    """Explain what came of evidence in a file.
+
+    Args:
+        outcome: of the verification.
+        verification: with a policy.
+    """
+    if outcome.report is not None and verification.policy is not None:
+        bound = verification.expected.claims  # what it binds was checked
+        return explain_report(
+            verification.policy,
+            outcome.report,
+            launch=parse_claims(bound).launch if bound is not None else None,
+            at=verification.at,
+        )
     return Explanation(
-        tee=tee,
+        tee=outcome.tee,
         accepted=False,
-        error=error.as_dict(),
+        error=outcome.error.as_dict() if outcome.error is not None else None,
         mismatches=(),
         proposals=(),
         note="No change of a policy helps: what isn't shown to be genuine is never accepted.",
