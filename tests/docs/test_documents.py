@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from casemate.image.bom.grammar import parse_bom_text
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     path
@@ -19,6 +21,18 @@ def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
         if not re.match(r"[a-z]+:", target):
             assert (document.parent / target).exists(), target
+
+
+BILLS = re.findall(
+    r"```yaml\n(.*?)```",
+    (ROOT / "docs/how-to/write-a-bill-of-materials.md").read_text(),
+    re.DOTALL,
+)
+
+
+@pytest.mark.parametrize("text", BILLS)
+def test_a_bill_in_the_documents_is_one(text):
+    assert parse_bom_text(text.encode(), "document", {}).targets
 
 
 def test_every_promise_of_the_threat_model_has_its_attack():

@@ -92,7 +92,8 @@ def test_owners(tmp_path):
     entry = file("a", b"", 0o4755, uid=7, gid=8)
     steps([entry], tmp_path / "image")
     info = (tmp_path / "image/a").stat()
-    assert (info.st_uid, info.st_gid, info.st_mode & 0o7777) == (7, 8, 0o4755)
+    assert (info.st_uid, info.st_gid, info.st_mode & 0o7777) == (7, 8, 0o755), "without the bit"
+    assert steps([entry], tmp_path / "image") == []
 
 
 def test_a_folder_that_can_not_be_written(tmp_path, tree):

@@ -2,7 +2,9 @@
 
 A file counts as unchanged where size and time are those of its source, as rsync takes it. Where
 the source has no time of its own, contents are compared. What is in the folder and not in the
-tree stays. Nothing is written through a link that lies in the folder.
+tree stays. Nothing is written through a link that lies in the folder. Bits by which a program gets
+its owner's rights, and extended attributes, are left out: the folder is on a machine that may have
+other users.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from casemate.image.tree import EntryKind, TreeEntry, normalised
 
 _PIECE = 1 << 20
 _MOST = 1 << 30
+_RAISED = 0o6000
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -142,7 +145,11 @@ def _needs_adjusting(entry: TreeEntry, found: os.stat_result) -> bool:
         return False
     owner = (found.st_uid, found.st_gid)
     other_owner = os.geteuid() == 0 and owner != (entry.uid, entry.gid)
-    return other_owner or stat.S_IMODE(found.st_mode) != entry.mode
+    return other_owner or stat.S_IMODE(found.st_mode) != _mode(entry)
+
+
+def _mode(entry: TreeEntry) -> int:
+    return entry.mode & ~_RAISED if entry.kind is EntryKind.FILE else entry.mode
 
 
 def _take(step: Step, entry: TreeEntry, folder: Path) -> None:
@@ -162,7 +169,7 @@ def _take(step: Step, entry: TreeEntry, folder: Path) -> None:
     if entry.kind in (EntryKind.FILE, EntryKind.DIRECTORY):
         if os.geteuid() == 0:
             os.chown(place, entry.uid, entry.gid, follow_symlinks=False)
-        place.chmod(entry.mode)
+        place.chmod(_mode(entry))
         if isinstance(entry.source, Path) and step.action is not Action.ADJUST:
             times = entry.source.stat()
             os.utime(place, ns=(times.st_atime_ns, times.st_mtime_ns))
