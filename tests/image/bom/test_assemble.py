@@ -293,16 +293,18 @@ def test_what_a_link_out_of_a_copied_folder_means_is_copied_where_it_may_be(supp
     (here / "d/system").symlink_to("/usr/bin/env")
     (tmp_path / "private").write_text("secret")
     (here / "d/private").symlink_to(tmp_path / "private")
-    (here / "other/round").symlink_to("../d")
-    assembly = assembled(copy(here, "dirs: [d]"))
+    (here / "other/round").symlink_to("../../in/d")
+    assembly = assembled(copy(here, "dirs: [d/]"))
     entries = tree(assembly)
-    assert entries["srv/d/inside"].target == "a"
-    assert entries["srv/d/sibling"].source == here / "other/b"
-    assert entries["srv/d/folder/b"].source == here / "other/b"
-    assert entries["srv/d/system"].kind is EntryKind.FILE
-    assert entries["srv/d/private"].target == str(tmp_path / "private")
-    assert "srv/d/folder/round/a" in entries, "followed, but not for ever"
+    assert entries["srv/inside"].target == "a"
+    assert entries["srv/sibling"].source == here / "other/b"
+    assert entries["srv/folder/b"].source == here / "other/b"
+    assert entries["srv/system"].kind is EntryKind.FILE
+    assert entries["srv/private"].target == str(tmp_path / "private")
+    assert "srv/folder/round/a" in entries, "followed, but not for ever"
     assert any("d/private" in warning for warning in assembly.warnings)
+    # Beside the folder is within what the target has.
+    assert tree(assembled(copy(here, "dirs: [d]")))["srv/d/sibling"].target == "../other/b"
 
 
 def test_owners_and_modes(supply):

@@ -155,15 +155,15 @@ class _Copying:
             for name in sorted([*files, *links]):
                 path = join(prefix, name)
                 if not self._excluded(path, folder=False):
-                    self._entry(Path(where) / name, path, start, followed)
+                    self._entry(Path(where) / name, path, followed)
 
     def _excluded(self, path: str, *, folder: bool) -> bool:
         return is_excluded(path, self.copy.excludes, folder=folder)
 
-    def _entry(self, source: Path, path: str, start: Path, followed: int) -> None:
+    def _entry(self, source: Path, path: str, followed: int) -> None:
         place = join(self.target, path)
         if source.is_symlink():
-            self._link(source, path, start, followed)
+            self._link(source, path, followed)
         elif source.is_file():
             self.builder.add_file(
                 place, source, why=self.why, executable=is_program(source),
@@ -174,13 +174,12 @@ class _Copying:
                 f"{source} is left out: neither a file nor a folder nor a link"
             )
 
-    def _link(self, source: Path, path: str, start: Path, followed: int) -> None:
-        """A link within the folder stays one; what one out of it means is copied, if it may be."""
+    def _link(self, source: Path, path: str, followed: int) -> None:
+        """A link within the target stays one; what one out of it means is copied, if it may be."""
         place, text = join(self.target, path), os.readlink(source)  # noqa: PTH115  as it is
-        inside = os.path.normpath(source.parent.relative_to(start) / text)
         found = real(source)
         may = any(found.is_relative_to(folder) for folder in _allowed(self.copy))
-        if not text.startswith("/") and inside != ".." and not inside.startswith("../"):
+        if _stays_within(path, text):
             self.builder.add_link(place, text, why=self.why)
         elif may and found.is_file():
             self.builder.add_file(
@@ -194,6 +193,22 @@ class _Copying:
             self.builder.warnings.append(
                 f"{source} is a link that leads out of its folder, and stays one: {text}"
             )
+
+
+def _stays_within(path: str, text: str) -> bool:
+    """Whether a link leads nowhere above the target: rsync's rule for a safe one.
+
+    Args:
+        path: of the link, below the target.
+        text: of the link.
+    """
+    down = text
+    while down.startswith("../"):
+        down = down[3:]
+    if text.startswith("/") or ("/../" in f"/{down}/" and down != ".."):
+        return False
+    end = os.path.normpath(f"{os.path.dirname(path)}/{text}" if "/" in path else text)  # noqa: PTH120
+    return end != ".." and not end.startswith("../")
 
 
 def _unreadable(error: OSError) -> None:
