@@ -21,7 +21,8 @@ from casemate.verify.anything import verify_anything
 from casemate.verify.chain import fingerprint
 from casemate.verify.checks import CheckList
 from casemate.verify.roots import VendorRoots
-from casemate_testkit.authorities import NOW, SnpPlatform
+from casemate_testkit.pki import NOW
+from casemate_testkit.snp import SnpPlatform
 
 LAUNCH = Sha384(b"\x05" * 48)
 # What no published evidence has: revocation lists, and up-to-date platforms.

@@ -4,7 +4,7 @@ import pytest
 
 from casemate.project.build import Project, build_contract_and_policy, build_images
 from casemate.project.package import package
-from casemate_testkit.authorities import NOW
+from casemate_testkit.pki import NOW
 
 PROJECT = """
 version = 1

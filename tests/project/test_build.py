@@ -10,7 +10,7 @@ from casemate.policy import PolicyDocument
 from casemate.policy.constraint import AnyOf
 from casemate.project.build import Project, build_contract_and_policy, build_images
 from casemate.project.contracts import read_contract_file
-from casemate_testkit.authorities import NOW
+from casemate_testkit.pki import NOW
 
 PROJECT = """
 version = 1
