@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from casemate.evidence import Tee
 from casemate.policy import Alternative, Policy, PolicyDocument
-from casemate.policy.compare import Verdict, compare, covers, differences, implies
+from casemate.policy.compare import Verdict, compare, covers, differences, excludes, implies
 from casemate.policy.constraint import (
     Absent,
     AnyOf,
@@ -80,6 +80,39 @@ def test_what_implies_accepts_nothing_that_the_other_refuses(kind, data):
     if implies(field, one, other) and holds(field, one, claim):
         assert holds(field, other, claim)
     assert compare(field, one, one) is Verdict.SAME
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)  # a busy machine is no fault
+@given(data=st.data())
+def test_what_excludes_is_met_by_nothing_that_meets_the_other(kind, data):
+    field = Field(name="f", kind=kind, remedy="r", optional=True)
+    claims, constraints = KINDS[kind]
+    one = data.draw(st.one_of(constraints, COMMON))
+    other = data.draw(st.one_of(constraints, COMMON))
+    claim = data.draw(st.one_of(claims, st.none()))
+    assert excludes(field, one, other) is excludes(field, other, one)
+    if excludes(field, one, other):
+        assert not (holds(field, one, claim) and holds(field, other, claim))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "excluded"),
+    [
+        (AnyOf((1, 2)), AnyOf((3,)), True),
+        (AnyOf((1, 2)), AnyOf((2,)), False),
+        (AnyOf((1, 2)), AtLeast(3), True),
+        (AtLeast(3), AtMost(2), True),
+        (AtLeast(2), AtMost(2), False),
+        (Absent(), AtLeast(0), True),
+        (Absent(), Unchecked("x"), False),
+        (AnyOf((1,)), Absent(), True),
+    ],
+)
+def test_what_excludes_what(one, other, excluded):
+    field = Field(name="f", kind=Kind.UINT, remedy="r")
+    assert excludes(field, one, other) is excluded
+    assert excludes(field, other, one) is excluded
 
 
 @pytest.mark.parametrize(

@@ -159,3 +159,23 @@ def test_gpus_are_looked_at_too():
     assert found(gpus(count=AtLeast(17))) == [(ERROR, "gpus.count")]
     assert found(gpus(), alternative()) == []
     assert found(gpus(), gpus(count=AtLeast(2))) == [(WARNING, "alternative")]
+
+
+def together(one, other):
+    policies = {
+        name: Policy(name=name, alternatives=alternatives)
+        for name, alternatives in (("a", one), ("b", other))
+    }
+    document = PolicyDocument(policies=policies, secrets={"s": ("a", "b"), "t": ("a",)})
+    return [(each.weight, each.where) for each in review(document, at=AT)]
+
+
+def test_a_secret_that_nobody_can_ever_get_is_found():
+    never = [(ERROR, "secrets.s")]
+    one, other = alternative(vmpl=AnyOf((0,))), alternative(vmpl=AnyOf((1,)))
+    assert together([one], [one]) == []
+    assert together([one], [other]) == never
+    assert together([one, other], [other]) == []
+    assert together([alternative(Tee.TDX)], [alternative(Tee.SGX)]) == never
+    assert together([gpus()], [alternative()]) == never
+    assert together([gpus()], [gpus(count=AnyOf((3,)))]) == never

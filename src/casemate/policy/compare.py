@@ -108,6 +108,36 @@ def covers(wide: Alternative, narrow: Alternative) -> bool:
     )
 
 
+def excludes(field: Field, one: Constraint, other: Constraint) -> bool:
+    """Whether no claim meets both; False where that isn't known."""
+    match one, other:
+        case (AnyOf(values), other_) | (other_, AnyOf(values)):
+            return not any(holds(field, other_, claimed(field, value)) for value in values)
+        case (AtLeast(int() as minimum), AtMost(maximum)) | (AtMost(maximum), AtLeast(
+            int() as minimum
+        )):  # fmt: skip
+            return minimum > maximum
+        case Bits(ones, zeros), Bits(others, nulls):
+            return bool(as_int(ones) & as_int(nulls) or as_int(zeros) & as_int(others))
+        case (Absent(), rule) | (rule, Absent()):
+            return not isinstance(rule, Absent | Unchecked)
+    return False
+
+
+def exclude(one: Alternative, other: Alternative) -> bool:
+    """Whether no evidence meets both alternatives; False where that isn't known."""
+    if one.tee is not other.tee or (one.gpus is None) is not (other.gpus is None):
+        return True
+    return any(
+        excludes(field, constraint, other.constraints[field.name])
+        for field, constraint in one.fields()
+    ) or any(
+        excludes(field, constraint, other.gpus[field.name])
+        for field, constraint in one.gpu_fields()
+        if other.gpus is not None
+    )
+
+
 def differences(first: PolicyDocument, second: PolicyDocument) -> tuple[Difference, ...]:
     """Everything in which two documents differ, in the order of the first.
 

@@ -11,13 +11,14 @@ nothing is ever accepted, or accept more than its author may think. Findings hav
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from casemate.evidence import Tee
 from casemate.evidence.composite import MAX_GPUS
-from casemate.policy.compare import covers
+from casemate.policy.compare import covers, exclude
 from casemate.policy.constraint import (
     Absent,
     AnyOf,
@@ -121,7 +122,22 @@ def review(document: PolicyDocument, *, at: datetime.datetime) -> tuple[Finding,
             found.append(
                 _note(where, "policy", "No secret names this policy.", "Remove it, or name it.")
             )
-    return tuple(found)
+    return (*found, *_secrets(document))
+
+
+def _secrets(document: PolicyDocument) -> Iterator[Finding]:
+    """A secret whose policies no evidence meets together is never released."""
+    for secret, names in document.secrets.items():
+        for one, other in itertools.combinations(names, 2):
+            pairs = itertools.product(
+                document.policies[one].alternatives, document.policies[other].alternatives
+            )
+            if all(exclude(*pair) for pair in pairs):
+                yield _error(
+                    f"secrets.{secret}", "policies", f"No evidence meets both {one} and {other}: "
+                    "the secret is never released.",
+                    "Make an alternative of each accept the same evidence, or name one policy.",
+                )  # fmt: skip
 
 
 def _ends(where: str, alternative: Alternative, at: datetime.datetime) -> Iterator[Finding]:
