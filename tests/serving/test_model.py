@@ -79,6 +79,21 @@ def test_weights_outside_the_versions_folder_are_refused(tmp_path, how):
         load(base)
 
 
+@pytest.mark.parametrize("domain", ["evil", "ai.onnx.contrib", "com.microsoft"])
+def test_operators_that_the_engine_does_not_have_are_refused(tmp_path, domain):
+    """Libraries of them are never loaded; neither is a context that an EPContext names."""
+    operator = "EPContext" if domain == "com.microsoft" else "ReadFile"
+    info = helper.make_tensor_value_info
+    node = helper.make_node(operator, ["x"], ["y"], domain=domain)
+    graph = helper.make_graph(
+        [node], "g", [info("x", TensorProto.FLOAT, [1])], [info("y", TensorProto.FLOAT, [1])]
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(domain, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    with pytest.raises(MalformedError, match="can't load"):
+        load(put_model(tmp_path, model.SerializeToString()))
+
+
 @pytest.mark.parametrize(
     ("element", "dtype"),
     [

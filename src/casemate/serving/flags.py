@@ -86,6 +86,8 @@ class ServerFlags:
         tensor_content: whether answers carry raw bytes instead of lists of values.
         channel_arguments: further options for gRPC.
         grace_seconds: how long requests may finish after SIGTERM.
+        log_format: ``text`` or ``json``.
+        log_requests: whether the log has a line for each request.
         without_effect: flags that were given and change nothing, each with its reason.
     """
 
@@ -120,6 +122,8 @@ class ServerFlags:
     tensor_content: bool
     channel_arguments: tuple[tuple[str, int | str], ...]
     grace_seconds: float
+    log_format: str
+    log_requests: bool
     without_effect: tuple[tuple[str, str], ...]
 
 
@@ -176,6 +180,8 @@ def parse_flags(arguments: Sequence[str]) -> ServerFlags:
         tensor_content=values.enable_serialization_as_tensor_content,
         channel_arguments=_channel_arguments(values.grpc_channel_arguments),
         grace_seconds=values.grace_seconds,
+        log_format=values.log_format,
+        log_requests=values.log_requests,
         without_effect=_without_effect(values),
     )
 
@@ -210,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_models(parser.add_argument_group("what it serves"))
     _add_limits(parser.add_argument_group("how it computes"))
     parser.add_argument("--version", action="version", version=f"casemate serve {__version__}")
+    _add_logs(parser.add_argument_group("what it says"))
     for name in (*_HARMLESS, *_ABSENT):
         parser.add_argument(f"--{name}", nargs="?", const="true", help=argparse.SUPPRESS)
     return parser
@@ -324,6 +331,14 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         "--grace_seconds", type=_whole(0, 3600), default=10, metavar="S",
         help="time to finish requests after SIGTERM (10)",
     )  # fmt: skip
+
+
+def _add_logs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--log_format", choices=("text", "json"), default="text",
+        help="the form of the log on stderr (text)",
+    )  # fmt: skip
+    _switch(group, "log_requests", "a line for each request: never anything of its content")
 
 
 def _switch(group: argparse._ArgumentGroup, name: str, text: str, default: bool = False) -> None:

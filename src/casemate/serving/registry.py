@@ -307,6 +307,7 @@ class Registry:
         replaced = self._versions(name).get(number)
         self._publish(name, {**self._versions(name), number: servable})
         self._note(managed, VersionState(version=number, state=_State.AVAILABLE))
+        _LOG.info("model %s version %d serves", name, number)
         if replaced is not None:
             replaced.retire(lambda: None)
         return None
@@ -324,6 +325,7 @@ class Registry:
         }
         self._publish(name, remaining)
         for number, servable in leaving.items():
+            _LOG.info("model %s version %d goes", name, number)
             self._note(managed, VersionState(version=number, state=_State.UNLOADING))
             ended = VersionState(version=number, state=_State.END)
             servable.retire(functools.partial(self._note, managed, ended))

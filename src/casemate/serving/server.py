@@ -8,7 +8,6 @@ import logging
 import os
 import resource
 import signal
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from casemate.errors import UnavailableError, UsageError
+from casemate.serving import logs
 from casemate.serving.batching import BatchingOptions, parse_batching
 from casemate.serving.core import Core
 from casemate.serving.discovery import HEALTH, Health, reflection_handler
@@ -75,7 +75,9 @@ class Server:
             _LOG.warning("%s has no effect: %s", flag, reason)
         tls = load_ssl_config(flags.ssl_config_file) if flags.ssl_config_file else None
         metrics_path = _metrics_path(flags)
-        metrics = PrometheusMetrics() if metrics_path else NoMetrics()
+        metrics: Metrics = PrometheusMetrics() if metrics_path else NoMetrics()
+        if flags.log_requests:
+            metrics = logs.RequestLog(metrics)
         registry = Registry(_loader(flags, metrics).load, _rules(flags))
         self._registry = registry
         self._core = Core(registry, max_bytes=flags.max_message_bytes, metrics=metrics)
@@ -247,9 +249,7 @@ def serve(flags: ServerFlags) -> int:
     Raises:
         UsageError, MalformedError, UnavailableError: where it can't start.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="casemate-serving: %(message)s"
-    )
+    logs.set_up(flags.log_format)
     _allow_connections()
     stop = threading.Event()
 
@@ -279,7 +279,7 @@ def _allow_connections() -> None:
 
 
 def _say(text: str) -> None:
-    print(f"casemate-serving: {text}", file=sys.stderr, flush=True)  # noqa: T201
+    _LOG.info("%s", text)
 
 
 def _options(flags: ServerFlags) -> list[tuple[str, int | str]]:

@@ -73,7 +73,7 @@ class Watcher:
                 _LOG.warning("what is served can't be brought up to date: %s", error)
             except Exception:  # noqa: BLE001 (the edge of a thread)
                 # The thread must live: without it no version would ever come or go again.
-                _LOG.exception("looking at the models failed")
+                _LOG.exception("looking at the models failed")  # nothing of a request is in it
 
     def _read_config(self) -> None:
         content = _content(self._config_file)
@@ -81,7 +81,7 @@ class Watcher:
             return
         self._seen = content
         self._apply(parse_model_config(content))
-        _LOG.warning("the models' configuration was read again")
+        _LOG.info("the models' configuration was read again")
 
 
 def _content(path: Path | None) -> bytes | None:

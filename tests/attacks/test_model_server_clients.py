@@ -1,0 +1,226 @@
+"""Clients that mean the model server ill: uncertified, idle by the thousand, half-said."""
+
+import contextlib
+import datetime
+import http.client
+import json
+import re
+import socket
+import ssl
+import subprocess
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from tests.support.model_server import running, server_command
+from tests.support.onnx_models import identity_model, put_model
+
+from casemate.project.tls import make_tls_identity
+from casemate.serving.wire import tensorflow_serving_pb2 as wire
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+_CONNECTIONS = 2000
+
+
+def rest_port(server):
+    return int(re.search(r"REST on port (\d+)", server.log.read_text())[1])
+
+
+def request():
+    made = wire.PredictRequest(model_spec={"name": "resnet"})
+    made.inputs["x"].CopyFrom(
+        wire.TensorProto(dtype=1, tensor_shape={"dim": [{"size": 1}]}, float_val=[1])
+    )
+    return made.SerializeToString()
+
+
+def predict(channel):
+    reply = channel.unary_unary(PREDICT)(request(), timeout=20)
+    return list(wire.PredictResponse.FromString(reply).outputs["x_out"].float_val)
+
+
+class Authority:
+    """Signs clients' certificates."""
+
+    def __init__(self, name):
+        self.key, self.name = ec.generate_private_key(ec.SECP256R1()), name
+        self.certificate = self._sign(name, self.key.public_key(), authority=True)
+
+    def _sign(self, name, key, *, authority):
+        now = datetime.datetime.now(datetime.UTC)
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
+        return (
+            x509.CertificateBuilder(issuer, subject, key, x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(minutes=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .sign(self.key, hashes.SHA256())
+        )
+
+    def client(self):
+        """A client's key and certificate, in PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._sign("client", key.public_key(), authority=False)
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return pem, certificate.public_bytes(Encoding.PEM)
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return Authority("clients")
+
+
+@pytest.fixture(scope="module")
+def demanding(tmp_path_factory, authority):
+    """A server that wants its clients' certificates."""
+    scratch = tmp_path_factory.mktemp("demanding")
+    base = put_model(scratch / "m", identity_model())
+    identity = make_tls_identity(("localhost",), now=datetime.datetime.now(datetime.UTC))
+
+    def text(pem):
+        return pem.decode().replace("\n", "\\n")
+
+    config = scratch / "ssl.cfg"
+    config.write_text(
+        f"server_key: '{text(identity.private_key.reveal())}'\n"
+        f"server_cert: '{text(identity.certificate)}'\n"
+        f"custom_ca: '{text(authority.certificate.public_bytes(Encoding.PEM))}'\n"
+        "client_verify: true\n"
+    )
+    flags = ("--rest_api_port=free", f"--ssl_config_file={config}")
+    with running(base, scratch, *flags, tls=False) as server:
+        yield server, identity.certificate
+
+
+def over_grpc(demanding, key=None, certificate=None):
+    server, trusted = demanding
+    credentials = grpc.ssl_channel_credentials(trusted, key, certificate)
+    with grpc.secure_channel(server.address, credentials) as channel:
+        return predict(channel)
+
+
+def over_rest(demanding, folder, key=None, certificate=None):
+    server, trusted = demanding
+    context = ssl.create_default_context(cadata=trusted.decode())
+    if key is not None:
+        (folder / "client.pem").write_bytes(key + certificate)
+        context.load_cert_chain(folder / "client.pem")
+    connection = http.client.HTTPSConnection(
+        "localhost", rest_port(server), context=context, timeout=20
+    )
+    with contextlib.closing(connection):
+        connection.request("POST", "/v1/models/resnet:predict", json.dumps({"inputs": [1]}))
+        return json.loads(connection.getresponse().read())["outputs"]
+
+
+def test_who_has_a_certificate_of_the_authority_is_served_on_both_ports(
+    demanding, authority, tmp_path
+):
+    assert over_grpc(demanding, *authority.client()) == [1]
+    assert over_rest(demanding, tmp_path, *authority.client()) == [1]
+
+
+@pytest.mark.parametrize("whose", ["nobody's", "another authority's"])
+def test_others_are_not_served_on_either_port(demanding, tmp_path, whose):
+    # Of the same name, so that the signature alone tells them apart.
+    client = Authority("clients").client() if whose != "nobody's" else ()
+    with pytest.raises(grpc.RpcError) as caught:
+        over_grpc(demanding, *client)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
+        over_rest(demanding, tmp_path, *client)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    scratch = tmp_path_factory.mktemp("server")
+    base = put_model(scratch / "m", identity_model())
+    with running(base, scratch, "--rest_api_port=free") as started:
+        yield started
+
+
+def memory(process):
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return pages * 4096 / (1 << 20)
+
+
+def threads(process):
+    return len(list(Path(f"/proc/{process.pid}/task").iterdir()))
+
+
+@pytest.mark.parametrize("door", ["grpc", "rest"])
+def test_thousands_of_idle_connections_leave_room_for_the_next(server, door):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(_CONNECTIONS, hard - 200)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, count + 200), hard))
+    port = server.port if door == "grpc" else rest_port(server)
+    memory_before, threads_before = memory(server.process), threads(server.process)
+    with contextlib.ExitStack() as held:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(count):
+            held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        with server.channel() as channel:
+            assert predict(channel) == [1]
+        assert memory(server.process) - memory_before < count * 0.2
+        assert threads(server.process) - threads_before < 20
+
+
+def test_a_connection_that_begins_and_goes_silent_holds_nobody_up(server):
+    with contextlib.ExitStack() as held:
+        for _ in range(50):
+            silent = held.enter_context(
+                socket.create_connection(("127.0.0.1", server.port), timeout=20)
+            )
+            silent.sendall(b"\x16\x03\x01\x02\x00\x01")  # a ClientHello's first bytes
+        began = time.monotonic()
+        with server.channel() as channel:
+            assert predict(channel) == [1]
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x00" * 1000, b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n"]
+)
+def test_what_is_no_tls_is_turned_away_and_the_server_lives(server, content):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(content)
+    with server.channel() as channel:
+        assert predict(channel) == [1]
+
+
+def test_a_flood_of_requests_is_refused_and_not_queued_without_bound(tmp_path):
+    base = put_model(tmp_path / "m", identity_model())
+    flags = ("--max_requests=4", "--grpc_max_threads=1")
+    with running(base, tmp_path, *flags) as server, server.channel() as channel:
+        assert predict(channel) == [1]
+        call = channel.unary_unary(PREDICT)
+        flood = [call.future(request(), timeout=60) for _ in range(400)]
+        codes = {each.code() for each in flood}
+        assert codes == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert predict(channel) == [1]
+
+
+def test_a_key_of_another_certificate_ends_the_start_without_showing_it(tmp_path):
+    base = put_model(tmp_path / "m", identity_model())
+    now = datetime.datetime.now(datetime.UTC)
+    one, two = (make_tls_identity(("localhost",), now=now) for _ in range(2))
+    key = one.private_key.reveal().decode().replace("\n", "\\n")
+    certificate = two.certificate.decode().replace("\n", "\\n")
+    config = tmp_path / "ssl.cfg"
+    config.write_text(f"server_key: '{key}'\nserver_cert: '{certificate}'\n")
+    command = server_command(
+        f"--model_base_path={base}", "--port=0", "--host=127.0.0.1", f"--ssl_config_file={config}",
+        "--rest_api_port=free",
+    )  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (2, 3, 6)
+    assert key.split("\\n")[1][:20] not in done.stderr
