@@ -2,24 +2,37 @@
 
 import base64
 import datetime
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from tests.support.attested import SECRETS, contract_at, fetched, refusal_of, running_broker
+from tests.support.attested import (
+    SECRETS,
+    contract_at,
+    fetched,
+    launcher_tee,
+    refusal_of,
+    running_broker,
+)
 from tests.support.kernels import mounted, needs_fuse
 from tests.support.tpms import needs_tpm
 
+from casemate.channel.knowledge import knowledge_from_files
+from casemate.errors import NotAcceptableError
 from casemate.evidence import Tee
 from casemate.evidence.snp_certificates import ARK, ASK, VCEK
+from casemate.launcher.fetch import fetch_secrets
+from casemate.launcher.status import Status
 from casemate.policy import AnyOf, Policy, PolicyDocument, Unchecked
 from casemate.policy.constraint import default_constraint
 from casemate.policy.document import Alternative
 from casemate.policy.fields import FIELDS
 from casemate.project.programs import pick_port
+from casemate.protocol.contract import BrokerIdentity
 from casemate.protocol.registers import registers_after_launch
 from casemate.tee.azure import AzureGuest
 from casemate.tee.gramine import GramineEnclave
@@ -180,7 +193,9 @@ MACHINES = {
 EACH = [pytest.param(name, marks=machine.needs) for name, machine in MACHINES.items()]
 
 
-def policy(contract, tee: Tee, measured: dict[str, ClaimValue]) -> PolicyDocument:
+def policy(
+    contract, tee: Tee, measured: dict[str, ClaimValue], *, launch: bool = True
+) -> PolicyDocument:
     constraints = {
         each.name: default_constraint(each) or Unchecked("another test's matter")
         for each in FIELDS[tee]
@@ -188,7 +203,8 @@ def policy(contract, tee: Tee, measured: dict[str, ClaimValue]) -> PolicyDocumen
     constraints |= {name: AnyOf((value,)) for name, value in measured.items()}
     if "debug" in constraints:
         constraints["debug"] = AnyOf((False,))
-    constraints["launch"] = AnyOf((bytes(contract.digest()),))
+    if launch:
+        constraints["launch"] = AnyOf((bytes(contract.digest()),))
     alternative = Alternative(tee=tee, constraints=constraints)
     return PolicyDocument(
         policies={"launcher": Policy(name="launcher", alternatives=(alternative,))},
@@ -226,3 +242,36 @@ def test_from_the_stand_in_to_the_secrets(tmp_path, name):
     assert line["claims"]["tee"] == machine.tee
     if machine.tee in {Tee.TPM, Tee.NITRO, Tee.AZURE_SNP, Tee.AZURE_TDX}:
         assert set(measured) & {"pcr16", "pcr23"}
+
+
+@needs_tpm
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["the contract's", "another"])
+def test_a_broker_proves_itself_by_its_tee(tmp_path, elsewhere):
+    for folder in ("broker", "here", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    contract = contract_at(port := pick_port(0))
+    with SoftwareTpm(tmp_path / "here") as tpm, SoftwareTpm(tmp_path / "elsewhere") as other:
+        named = bytes(sha256(TpmQuotes(tpm.place).attestation_key().spki))
+        rules = policy(contract, Tee.TPM, {"ak": named}, launch=False).policies
+        document = PolicyDocument(policies=rules, secrets={})
+        broker = BrokerIdentity(address=contract.broker.address, policy=document.render())
+        contract = replace(contract, broker=broker)
+        attester = TpmQuotes((other if elsewhere else tpm).place)
+        with running_broker(
+            tmp_path / "broker", contract=contract, port=port, attester=attester
+        ) as running:
+            status = Status(as_json=False, began=time.monotonic())
+
+            def fetch():
+                return fetch_secrets(
+                    contract, launcher_tee(), timeout=3.0, status=status,
+                    knowledge=knowledge_from_files(()),
+                )  # fmt: skip
+
+            if elsewhere:
+                with pytest.raises(NotAcceptableError) as caught:
+                    fetch()
+                assert [each.field for each in caught.value.mismatches] == ["ak"]
+                assert running.released() == []
+            else:
+                assert {name: each.reveal() for name, each in fetch().items()} == SECRETS
