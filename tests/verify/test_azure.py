@@ -74,7 +74,7 @@ FAULTS = {
     ),
     "another document": (
         "azure.binding",
-        lambda vm: vm.evidence(variable_data=vm.variable_data.replace(b"true", b"false")),
+        lambda vm: vm.evidence(document=vm.variable_data.replace(b"true", b"false")),
     ),
     "hardware that vouches for nothing": (
         "azure.binding", lambda vm: vm.evidence(bound=b"\x11" * 64),

@@ -42,20 +42,13 @@ class AzureVm:
     @property
     def variable_data(self) -> bytes:
         """The document that the hardware vouches for."""
-        numbers = self.ak.public_key().public_numbers()
-        key = {
-            "kid": "HCLAkPub", "key_ops": ["sign"], "kty": "RSA",
-            "e": _base64url(numbers.e), "n": _base64url(numbers.n),
-        }  # fmt: skip
-        configuration = {"secure-boot": self.secure_boot, "tpm-enabled": True}
-        document = {"keys": [key], "vm-configuration": configuration, "user-data": "00" * 64}
-        return json.dumps(document).encode()
+        return variable_data(self.ak.public_key(), secure_boot=self.secure_boot)
 
     def evidence(
         self,
         quote: dict[str, object] | None = None,
         *,
-        variable_data: bytes | None = None,
+        document: bytes | None = None,
         bound: bytes | None = None,
         hardware_report: bytes | None = None,
     ) -> bytes:
@@ -63,31 +56,48 @@ class AzureVm:
 
         Args:
             quote: of the virtual TPM.
-            variable_data: another document than the hardware vouches for.
+            document: another than the hardware vouches for.
             bound: other report data of the hardware's.
             hardware_report: another report, or quote.
         """
-        document = self.variable_data
-        report_data = bound or hashlib.sha256(document).digest() + bytes(32)
+        own = self.variable_data
+        report_data = bound or hashlib.sha256(own).digest() + bytes(32)
         fields: dict[str, object] = {"version": 1}
         if isinstance(self.hardware, SnpPlatform):
             kind, report = "snp", hardware_report or self.hardware.report(x050=report_data)
             fields["vcek"] = _text(der(self.hardware.vcek.certificate))
         else:
-            kind, report = "tdx", bytes(_HARDWARE_SIZE)
+            kind, report = "tdx", b""
             made = hardware_report or self.hardware.td_quote(report_data=report_data)
             fields["td_quote"] = _text(made)
-        hcl = _hcl_report(kind, report, variable_data or document)
-        fields["hcl_report"] = _text(hcl)
+        fields["hcl_report"] = _text(hcl_report(kind, report, document or own))
         fields["tpm_quote"] = quote or self.tpm.quote(pcrs=registers())
         return json.dumps(fields).encode()
 
 
-def _hcl_report(kind: str, report: bytes, variable_data: bytes) -> bytes:
-    return (
-        b"HCLA" + bytes(28) + report + bytes(8) + _KINDS[kind].to_bytes(4, "little")
-        + (1).to_bytes(4, "little") + len(variable_data).to_bytes(4, "little") + variable_data
-    )  # fmt: skip
+def variable_data(key: rsa.RSAPublicKey, *, secure_boot: bool = True) -> bytes:
+    """The paravisor's document: its virtual TPM's attestation key, and how the VM is set up."""
+    numbers = key.public_numbers()
+    named = {
+        "kid": "HCLAkPub", "key_ops": ["sign"], "kty": "RSA",
+        "e": _base64url(numbers.e), "n": _base64url(numbers.n),
+    }  # fmt: skip
+    configuration = {"secure-boot": secure_boot, "tpm-enabled": True}
+    document = {"keys": [named], "vm-configuration": configuration, "user-data": "00" * 64}
+    return json.dumps(document).encode()
+
+
+def hcl_report(kind: str, report: bytes, document: bytes) -> bytes:
+    """The paravisor's report.
+
+    Args:
+        kind: of the hardware: ``snp`` or ``tdx``.
+        report: the hardware's; zeros are added to it.
+        document: see `variable_data`.
+    """
+    words = (len(document) + 20, 1, _KINDS[kind], 1, len(document))
+    head = b"HCLA" + bytes(28) + report.ljust(_HARDWARE_SIZE, b"\0")
+    return head + b"".join(each.to_bytes(4, "little") for each in words) + document
 
 
 def _text(data: bytes) -> str:

@@ -6,7 +6,6 @@ and ``/acc/tdquote`` for the service.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import threading
@@ -21,10 +20,11 @@ from casemate.tee.azure import ATTESTATION_KEY, HCL_REPORT
 from casemate.tee.tpm import RSA_AK
 from casemate.tee.tpm_commands import TpmCommands
 from casemate.tee.tpm_link import open_tpm
+from casemate_testkit import azure
+from casemate_testkit.azure import variable_data
 from casemate_testkit.software_tpm import SoftwareTpm
 
 _SIZE = 2048  # Azure's is 2600; this TPM takes no more
-_KINDS = {"snp": 2, "tdx": 4}
 
 
 def hcl_report(
@@ -37,26 +37,9 @@ def hcl_report(
         hardware: makes the hardware's report, for the report data that binds the rest.
         kind: of the hardware: ``snp`` or ``tdx``.
     """
-    numbers = key.public_numbers()
-
-    def word(value: int) -> str:
-        data = value.to_bytes((value.bit_length() + 7) // 8, "big")
-        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-    variable = json.dumps(
-        {
-            "keys": [
-                {"kid": "HCLAkPub", "key_ops": ["sign"], "kty": "RSA",
-                 "e": word(numbers.e), "n": word(numbers.n)},
-            ],
-            "vm-configuration": {"secure-boot": True, "tpm-enabled": True},
-            "user-data": "00" * 64,
-        }
-    ).encode()  # fmt: skip
-    report_data = hashlib.sha256(variable).digest() + bytes(32)
-    head = b"HCLA" + bytes(28) + hardware(report_data).ljust(0x4A0, b"\0")
-    words = (len(variable) + 20, 1, _KINDS[kind], 1, len(variable))
-    return head + b"".join(each.to_bytes(4, "little") for each in words) + variable
+    document = variable_data(key)
+    report_data = hashlib.sha256(document).digest() + bytes(32)
+    return azure.hcl_report(kind, hardware(report_data), document)
 
 
 def furnish(tpm: SoftwareTpm, hardware: Callable[[bytes], bytes], *, kind: str = "snp") -> None:
