@@ -82,7 +82,9 @@ from casemate.image.oci.ocicrypt import KEYS, PUBLIC_OPTIONS, parse_annotations
 from casemate.image.tree import normalised
 from casemate.policy import PolicyDocument
 from casemate.policy.occlum import policy_from_occlum
+from casemate.project.audit_lines import choose_line
 from casemate.project.classifier.checkpoint import read_checkpoint
+from casemate.project.explanation import explain_line
 from casemate.project.inspection import inspect
 from casemate.project.manifest import Manifest
 from casemate.project.templates import KINDS, project_file
@@ -478,6 +480,16 @@ TARGETS: Mapping[str, Target] = {
     ),
     "occlum": Target(run=policy_from_occlum, seeds=_given(_OCCLUM), max_size=4096),
     "policy": Target(run=_policy, seeds=_specs("release-policy"), max_size=8192),
+    "audit-line": Target(
+        run=lambda d: explain_line(choose_line(d, None), None),
+        allowed=(MalformedError, UsageError),
+        seeds=_given(
+            b'{"time":"2026-06-01T00:00:00+00:00","event":"refused","correlation_id":"a","error":'
+            b'{"code":"policy.mismatch","mismatches":[{"where":"a[0]","field":"gpus[0].fwid",'
+            b'"expected":"x","got":"true","remedy":"r"}]},"secrets":["k"],"report":{"tee":"snp",'
+            b'"claims":{"vmpl":0,"debug":true,"measurement":"00"},"gpus":[{"debug":false}]}}'
+        ),
+    ),
     # Sealed images, and what they are built from
     "image-header": Target(run=parse_header, seeds=_specs("sealed-image")),
     "image-prologue": Target(run=parse_prologue, seeds=_specs("sealed-image")),

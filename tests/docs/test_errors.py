@@ -28,7 +28,15 @@ PACKAGES = (
     "collateral",
     "tee",
 )
-MODULES = ("verification", "results", "explanation", "inspection", "obtaining", "enrolling")
+MODULES = (
+    "verification",
+    "results",
+    "explanation",
+    "audit_lines",
+    "inspection",
+    "obtaining",
+    "enrolling",
+)
 CAUSES = {
     each.__name__: str(each.exit_code)
     for each in (

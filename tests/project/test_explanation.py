@@ -18,8 +18,11 @@ from tests.support.attested import (
 from casemate.errors import MalformedError, UsageError
 from casemate.policy import AtLeast, PolicyDocument
 from casemate.policy.constraint import claimed
-from casemate.project.explanation import choose_line, explain_line, is_audit_trail
+from casemate.project.audit_lines import choose_line, is_audit_trail
+from casemate.project.explanation import explain_line
 from casemate.project.programs import casemate_command, pick_port, run_program
+
+NOON = "2026-06-01T12:00:00.000+00:00"
 
 
 @pytest.fixture
@@ -113,9 +116,9 @@ def test_without_a_policy_the_line_itself_is_explained(broker):
 
 def test_of_a_trail_the_last_refusal_or_the_named_one():
     lines = [
-        {"event": "refused", "correlation_id": "a", "error": {"code": "x"}},
-        {"event": "opened", "correlation_id": "b"},
-        {"event": "refused", "correlation_id": "c", "error": {"code": "y"}},
+        {"time": NOON, "event": "refused", "correlation_id": "a", "error": {"code": "x"}},
+        {"time": NOON, "event": "opened", "correlation_id": "b"},
+        {"time": NOON, "event": "refused", "correlation_id": "c", "error": {"code": "y"}},
     ]
     text = "\n".join(map(json.dumps, lines)).encode()
     assert is_audit_trail(text)
@@ -138,6 +141,9 @@ def test_of_a_trail_the_last_refusal_or_the_named_one():
         {"time": "yesterday"},
         {"time": "2026-06-01T00:00:00"},
         {"report": {"tee": "other", "claims": {}}},
+        {"report": {"tee": "composite", "claims": {}}},
+        {"report": {"tee": "snp", "claims": {}, "gpus": {}}},
+        {"report": {"tee": "snp", "claims": {}, "gpus": [1]}},
         {"report": {"tee": "simulated", "claims": []}},
         {"report": {"tee": "simulated", "claims": {"measurement": "zz"}}},
         {"report": {"tee": "simulated", "claims": {"svn": None}}},
@@ -284,7 +290,7 @@ def test_a_gpu_in_a_line_without_its_policy():
         "got": "1", "remedy": "r",
     }  # fmt: skip
     line = {
-        "event": "refused", "correlation_id": "a",
+        "time": NOON, "event": "refused", "correlation_id": "a",
         "error": {"code": "policy.mismatch", "mismatches": [mismatch]},
     }  # fmt: skip
     (found,) = explain_line(line, None).mismatches

@@ -11,13 +11,12 @@ import click
 from casemate.cli.options import TIME, collateral_options
 from casemate.errors.render import printable
 from casemate.policy import PolicyDocument
+from casemate.project.audit_lines import choose_line, is_audit_trail
 from casemate.project.collateral import Place
 from casemate.project.explanation import (
     Explanation,
-    choose_line,
     explain_line,
     explain_outcome,
-    is_audit_trail,
 )
 from casemate.project.files import read_file, read_text
 from casemate.project.verification import Expected, Verification

@@ -7,33 +7,31 @@ policy document. What is proposed is tried before it is shown: the changed polic
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 
-from casemate.encoding import JsonValue, decode_hex, decode_json
-from casemate.errors import MalformedError, Mismatch, NotAcceptableError, UsageError
+from casemate.encoding import JsonValue
+from casemate.errors import Mismatch, NotAcceptableError, UsageError
 from casemate.evidence import Tee
-from casemate.policy import FIELDS, PolicyDocument, appraise
+from casemate.policy import PolicyDocument, appraise
 from casemate.policy.constraint import Constraint, holds
 from casemate.policy.document import Alternative, Policy
-from casemate.policy.kinds import Field, Kind
+from casemate.policy.kinds import Field
 from casemate.policy.meanings import meaning, unwise
 from casemate.policy.relax import accepting
 from casemate.policy.source import render_constraint
+from casemate.project.audit_lines import parse_refusal
 from casemate.project.verification import Outcome, Verification
 from casemate.protocol.binding import parse_claims
-from casemate.types import ReportData, Sha384
+from casemate.types import Sha384
 from casemate.verify import ClaimValue, VerifiedReport
 
-_MAX_LINE = 1024 * 1024
 _GPU = re.compile(r"gpus(?:\[(?P<number>\d{1,2})\])?\.(?P<field>[a-z0-9_]+)\Z", re.ASCII)
 _BY_HAND = ("tee", "gpus", "condition")
 """What no change of a constraint makes fit."""
 _STRUCTURE = (*_BY_HAND, "count")
-_OF_BYTES = (Kind.DIGEST, Kind.SVNS, Kind.FLAGS, Kind.DATA, Kind.PUBLIC_KEY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,74 +191,30 @@ def explain_line(line: Mapping[str, JsonValue], document: PolicyDocument | None)
 
     Raises:
         MalformedError: ``explain.line`` where it isn't such a line.
+        UsageError: ``explain.secret`` where the document is another than the broker's.
     """
-    error = line.get("error")
-    if line.get("event") != "refused" or not isinstance(error, dict):
-        raise _malformed("event", "refused, with an error", str(line.get("event"))[:40])
-    report = line.get("report")
-    if document is not None and isinstance(report, dict):
+    refusal = parse_refusal(line)
+    if document is not None and refusal.report is not None:
         return explain_report(
             document,
-            _report(report),
-            launch=_launch(report),
-            at=_time(line.get("time")),
-            demanded=_demanded(line.get("secrets"), document),
+            refusal.report,
+            launch=refusal.launch,
+            at=refusal.at,
+            demanded=_demanded(refusal.secrets, document),
         )
-    claims = line.get("claims")
-    tee = str(claims.get("tee")) if isinstance(claims, dict) else None
-    found = error.get("mismatches")
     mismatches = tuple(
-        _explain(_mismatch(item), tee or "", None, _Judged({}))
-        for item in (found if isinstance(found, list) else [])
+        _explain(item, refusal.tee or "", None, _Judged({})) for item in refusal.mismatches
     )
-    plain = {name: value for name, value in error.items() if name != "mismatches"}
     return Explanation(
-        tee=tee,
+        tee=refusal.tee,
         accepted=False,
-        error=None if mismatches else plain,
+        error=None if mismatches else refusal.error,
         mismatches=mismatches,
         proposals=(),
         note="Give the policy (--policy) to see what would have to change."
         if mismatches
         else "No change of a policy helps: it was refused for another reason.",
     )
-
-
-def choose_line(text: bytes, correlation_id: str | None) -> dict[str, JsonValue]:
-    """The last refusal in an audit trail, or that of one connection.
-
-    Raises:
-        MalformedError: ``explain.line`` where the text isn't an audit trail.
-        UsageError: ``explain.no-refusal`` where it has no such refusal.
-    """
-    chosen: dict[str, JsonValue] | None = None
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        value = decode_json(line, what=f"line {number}", max_size=_MAX_LINE)
-        if not isinstance(value, dict) or "correlation_id" not in value:
-            raise _malformed(f"line {number}", "an object with correlation_id", "something else")
-        if value.get("event") == "refused" and correlation_id in (None, value["correlation_id"]):
-            chosen = value
-    if chosen is None:
-        raise UsageError(
-            "explain.no-refusal",
-            "the audit trail has no such refusal",
-            field="--id",
-            expected=correlation_id or "a line with event refused",
-            got="none",
-        )
-    return chosen
-
-
-def is_audit_trail(data: bytes) -> bool:
-    """Whether a file is an audit trail rather than evidence: by its first line alone."""
-    first = data.lstrip().split(b"\n", 1)[0]
-    try:
-        value = json.loads(first)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and {"event", "correlation_id"} <= set(value)
 
 
 def _places(document: PolicyDocument) -> dict[str, Alternative]:
@@ -440,11 +394,11 @@ def _accepts(
     return True
 
 
-def _demanded(secrets: JsonValue, document: PolicyDocument) -> Collection[str] | None:
+def _demanded(secrets: Collection[str] | None, document: PolicyDocument) -> Collection[str] | None:
     """What a call's secrets demand; None of a channel, for which any policy does."""
-    if not isinstance(secrets, list):
+    if secrets is None:
         return None
-    unknown = [str(name) for name in secrets if name not in document.secrets]
+    unknown = [name for name in secrets if name not in document.secrets]
     if unknown:
         raise UsageError(
             "explain.secret",
@@ -454,95 +408,9 @@ def _demanded(secrets: JsonValue, document: PolicyDocument) -> Collection[str] |
             got=", ".join(document.secrets)[:200] or "no secret",
             remedy="The launcher's contract names a secret that this broker hasn't.",
         )
-    return {policy for name in secrets for policy in document.secrets[str(name)]}
-
-
-def _report(value: Mapping[str, JsonValue]) -> VerifiedReport:
-    """A report from an audit line. It is replayed, never released upon."""
-    tee, claims = value.get("tee"), value.get("claims")
-    if tee not in set(Tee) or not isinstance(claims, dict):
-        raise _malformed("report", "tee and claims", str(tee)[:40])
-    gpus = value.get("gpus", [])
-    if not isinstance(gpus, list):
-        raise _malformed("report.gpus", "a list", type(gpus).__name__)
-    return VerifiedReport(
-        tee=Tee(str(tee)),
-        report_data=ReportData(bytes(ReportData.length)),
-        claims=_claims(Tee(str(tee)), claims),
-        gpus=tuple(
-            VerifiedReport(
-                tee=Tee.NVIDIA,
-                report_data=ReportData(bytes(ReportData.length)),
-                claims=_claims(Tee.NVIDIA, gpu),
-            )
-            for gpu in gpus
-        ),
-    )
-
-
-def _claims(tee: Tee, claims: JsonValue) -> dict[str, ClaimValue]:
-    if not isinstance(claims, dict):
-        raise _malformed("report.claims", "an object", type(claims).__name__)
-    kinds = {field.name: field.kind for field in FIELDS[tee]}
-    return {name: _claim(name, claim, kinds.get(name)) for name, claim in claims.items()}
-
-
-def _claim(name: str, value: JsonValue, kind: Kind | None) -> ClaimValue:
-    match value:
-        case str() if kind in _OF_BYTES:
-            return decode_hex(value, field=f"report.claims.{name}")
-        case bool() | int() | str():
-            return value
-        case list():
-            return tuple(str(item) for item in value)
-        case dict():
-            return {key: item for key, item in value.items() if isinstance(item, int)}
-        case _:
-            raise _malformed(f"report.claims.{name}", "a claim", type(value).__name__)
-
-
-def _launch(value: Mapping[str, JsonValue]) -> Sha384 | None:
-    launch = value.get("launch")
-    return Sha384(decode_hex(launch, field="report.launch")) if isinstance(launch, str) else None
+    return {policy for name in secrets for policy in document.secrets[name]}
 
 
 def _typed_text(text: str) -> ClaimValue | None:
     """The few values whose reasons depend on their type."""
     return {"true": True, "false": False, "absent": None}.get(text, text)
-
-
-def _mismatch(value: JsonValue) -> Mismatch:
-    def text(name: str) -> str:
-        found = value.get(name) if isinstance(value, dict) else None
-        if not isinstance(found, str):
-            raise _malformed(f"error.mismatches.{name}", "a text", type(found).__name__)
-        return found
-
-    return Mismatch(
-        where=text("where"),
-        field=text("field"),
-        expected=text("expected"),
-        got=text("got"),
-        remedy=text("remedy"),
-    )
-
-
-def _time(value: JsonValue) -> datetime.datetime:
-    try:
-        moment = datetime.datetime.fromisoformat(str(value))
-    except ValueError as error:
-        raise _malformed("time", "ISO 8601", str(value)[:40]) from error
-    if moment.tzinfo is None:
-        raise _malformed("time", "a time with its zone", str(value)[:40])
-    return moment
-
-
-def _malformed(field: str, expected: str, got: str) -> MalformedError:
-    return MalformedError(
-        "explain.line",
-        "this isn't a line of an audit trail that can be explained",
-        field=field,
-        expected=expected,
-        got=got,
-        remedy="Give a broker's audit file (casemate broker --audit), or evidence with --policy.",
-    )
