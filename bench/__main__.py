@@ -17,7 +17,7 @@ from rich.table import Table
 
 from bench.rows import Row
 
-AREAS = ("images", "bills", "broker", "launcher", "serving", "verify")
+AREAS = ("images", "bills", "broker", "launcher", "serving", "verify", "scale")
 _RESULTS = Path(__file__).parent / "results.json"
 
 

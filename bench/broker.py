@@ -41,9 +41,11 @@ def rows(scratch: Path) -> Iterator[Row]:
     """Measure; the broker's cost of a release, the observed rate, the bare handshake."""
     folder = scratch / "broker"
     folder.mkdir()
-    contract = _write_down(folder)
+    contract = write_down(folder)
     with Services() as services:
-        broker = services.start("broker", _broker(folder, contract), log=folder / "broker.log")
+        broker = services.start(
+            "broker", broker_command(folder, contract), log=folder / "broker.log"
+        )
         port = contract.broker.endpoint[1]
         broker.wait_for(lambda: answers(port), timeout=30)
         _hammer(folder, _WARM_UP)
@@ -62,7 +64,8 @@ def rows(scratch: Path) -> Iterator[Row]:
     )  # fmt: skip
 
 
-def _write_down(folder: Path) -> LaunchContract:
+def write_down(folder: Path) -> LaunchContract:
+    """A contract, and a broker's policy, secret and identity for it."""
     private, public = make_identity_key()
     write_private(folder / "broker.key", private.reveal())
     write_public(folder / "broker.pub", public)
@@ -88,7 +91,8 @@ def _write_down(folder: Path) -> LaunchContract:
     return contract
 
 
-def _broker(folder: Path, contract: LaunchContract) -> list[str]:
+def broker_command(folder: Path, contract: LaunchContract) -> list[str]:
+    """The command line of its broker."""
     return casemate_command(
         "broker",
         *("--policy", str(folder / "policy.toml"), "--secrets", str(folder / "secrets")),

@@ -38,7 +38,7 @@ from casemate.project.running import RunState, run_project, start_detached
 )
 @click.option("--no-build", is_flag=True, help="Run what was built before.")
 @click.option(
-    "--allow-disk", is_flag=True,
+    "--dangerously-allow-disk", "allow_disk", is_flag=True,
     help="INSECURE: let decrypted files touch storage that isn't memory.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Say on stdout, as JSON, when it serves.")
@@ -87,7 +87,7 @@ def command(
             project,
             casemate_command(
                 "up", "--no-build", "--project", str(project.base), "-s", host, "-p", str(number),
-                *(["--allow-disk"] if allow_disk else []),
+                *(["--dangerously-allow-disk"] if allow_disk else []),
                 *(["--pccs-url", pccs_url] if pccs_url else []),
             ),
         )  # fmt: skip
@@ -96,7 +96,7 @@ def command(
         return
     run_project(
         project,
-        launch_options=("--allow-disk",) if allow_disk else (),
+        launch_options=("--dangerously-allow-disk",) if allow_disk else (),
         broker_options=broker_options,
         say=lambda text: click.echo(f"casemate up: {text}", err=True),
         on_ready=lambda state: _tell(state, as_json),

@@ -124,11 +124,11 @@ def start_containers(
     project.audit.parent.mkdir(exist_ok=True)
     replace_public(_state_path(project), json.dumps(asdict(found)).encode())
     try:
-        command = _broker_run(project, found, references[Part.BROKER], broker_options)
+        command = broker_command(project, found, references[Part.BROKER], broker_options)
         _engine(command)
         _wait(engine, found.broker, lambda: _BROKER_READY in container_log(found, "broker"))
         say(f"{found.broker}: listens on {project.broker_address}")
-        _engine(_workload_run(project, found, references[Part.WORKLOAD], memory))
+        _engine(workload_command(project, found, references[Part.WORKLOAD], memory))
         _wait(engine, found.workload, lambda: answers(project.manifest.workload.port))
         say(f"{found.workload}: serves on port {project.manifest.workload.port}")
     except BaseException:
@@ -172,9 +172,10 @@ def container_log(found: Containers, name: str) -> str:
     return done.stdout + done.stderr
 
 
-def _broker_run(
-    project: Project, found: Containers, image: str, options: Sequence[str]
+def broker_command(
+    project: Project, found: Containers, image: str, options: Sequence[str] = ()
 ) -> list[str]:
+    """The command line that starts the broker's container."""
     # Rootless podman's root is the user who started it.
     rootless = found.engine == "podman" and os.getuid() != 0
     user = "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
@@ -191,7 +192,8 @@ def _broker_run(
     ]
 
 
-def _workload_run(project: Project, found: Containers, image: str, memory: str) -> list[str]:
+def workload_command(project: Project, found: Containers, image: str, memory: str) -> list[str]:
+    """The command line that starts the launcher's container."""
     capabilities = [f"--cap-add={each}" for each in LAUNCHER_CAPABILITIES]
     tee = project.manifest.tee.kind
     devices = [f"--device={each}" for each in _DEVICES.get(tee, ()) if Path(each).exists()]
