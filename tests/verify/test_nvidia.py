@@ -258,3 +258,9 @@ def test_a_response_that_refuses_holds_nothing():
     with pytest.raises(MalformedError) as caught:
         sort_endorsements([("it", bytes.fromhex("30030a0106"))])  # unauthorized
     assert (caught.value.code, caught.value.got) == ("endorsements.ocsp", "unauthorized")
+
+
+def test_the_age_of_what_is_known_of_revocation_is_a_claim():
+    responses = GPU.ocsp_responses(start=NOW - 5 * DAY)
+    assert verify(responses=responses).claims["revocation_age_days"] == 5
+    assert "revocation_age_days" not in verify().claims

@@ -211,6 +211,13 @@ _NVIDIA = (
     ),
     _digest("device", 32, fix=_PLATFORM, varies=Varies.MACHINE),
     _of(Kind.TEXT, "revocation", _REVOKED, strict="checked"),
+    _of(
+        Kind.UINT,
+        "revocation_age_days",
+        "Ask the vendor's responder again.",
+        optional=True,
+        varies=Varies.MOMENT,
+    ),
 )
 
 _CCA = (

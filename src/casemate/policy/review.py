@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -107,22 +107,26 @@ def review(document: PolicyDocument, *, at: datetime.datetime) -> tuple[Finding,
             here = f"{where}[{index}]"
             for check in (_ends, _contradicts, _is_weak, _counts_gpus, _is_open):
                 found += check(here, alternative, at)
-            for other, wider in enumerate(policy.alternatives):
-                if other != index and covers(wider, alternative):
-                    if covers(alternative, wider) and other > index:
-                        continue  # of two that are equal, the second one is told
-                    found.append(
-                        _warning(
-                            here, "alternative",
-                            f"What it accepts, alternative {other} accepts too: it is needless.",
-                            "Remove it, or the wider one if this is what is meant.",
-                        )
-                    )  # fmt: skip
+            found += _needless(here, index, policy.alternatives)
         if document.secrets and not any(name in names for names in document.secrets.values()):
             found.append(
                 _note(where, "policy", "No secret names this policy.", "Remove it, or name it.")
             )
     return (*found, *_secrets(document))
+
+
+def _needless(where: str, index: int, alternatives: Sequence[Alternative]) -> Iterator[Finding]:
+    narrow = alternatives[index]
+    for other, wider in enumerate(alternatives):
+        if other == index or not covers(wider, narrow):
+            continue
+        if covers(narrow, wider) and other > index:
+            continue  # of two that are equal, the second one is told
+        yield _warning(
+            where, "alternative",
+            f"What it accepts, alternative {other} accepts too: it is needless.",
+            "Remove it, or the wider one if this is what is meant.",
+        )  # fmt: skip
 
 
 def _secrets(document: PolicyDocument) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ from casemate.types import ReportData, Sha256
 from casemate.verify.chain import fingerprint, verify_chain
 from casemate.verify.checks import CheckList
 from casemate.verify.ocsp import check_ocsp
-from casemate.verify.report import VerifiedReport
+from casemate.verify.report import ClaimValue, VerifiedReport
 from casemate.verify.roots import NVIDIA_DEVICE_ROOT, NVIDIA_RIM_ROOT
 
 _FWID_OIDS = ("2.23.133.5.4.1", "2.23.133.5.4.1.1")  # Hopper, Blackwell
@@ -98,11 +98,13 @@ def verify_nvidia(
             check_p384(rim_chain[0], manifest.signature, manifest.signed, "rim.signature")
     with checks.check("nvidia.measurements", "the GPU runs what the manifests say"):  # 6
         compared = sum(_compare(report, manifest) for manifest in manifests)
+    revocation: dict[str, ClaimValue] = {"revocation": "unknown"}
     if ocsp_responses:  # 7
         with checks.check("nvidia.revocation", "NVIDIA's responder calls every certificate good"):
-            _check_revoked(chain[1:], ocsp_responses, at, "nvidia")
+            known = [_check_revoked(chain[1:], ocsp_responses, at, "nvidia")]
             for rim_chain in dict.fromkeys(rim_chains):
-                _check_revoked(rim_chain, ocsp_responses, at, "rim")
+                known.append(_check_revoked(rim_chain, ocsp_responses, at, "rim"))
+        revocation = {"revocation": "checked", "revocation_age_days": (at - min(known)).days}
     return VerifiedReport(
         tee=Tee.NVIDIA,
         report_data=ReportData(report.nonce.ljust(ReportData.length, b"\0")),
@@ -118,7 +120,7 @@ def verify_nvidia(
             "secure_boot": True,
             "debug": False,
             "device": bytes(fingerprint(chain[1])),
-            "revocation": "checked" if ocsp_responses else "unknown",
+            **revocation,
         },
         checks=checks.done(),
     )
@@ -224,10 +226,13 @@ def _check_revoked(
     responses: Sequence[OcspResponse],
     at: datetime.datetime,
     what: str,
-) -> None:
-    """Rule 7, of all but the root."""
-    for index, certificate in enumerate(chain[:-1]):
+) -> datetime.datetime:
+    """Rule 7, of all but the root; returns as of when that is known of all of them."""
+    known = [
         check_ocsp(certificate, chain[index + 1 :], responses, at=at, what=what)
+        for index, certificate in enumerate(chain[:-1])
+    ]
+    return min(known, default=at)
 
 
 def _compare(report: NvidiaReport, manifest: Rim) -> int:

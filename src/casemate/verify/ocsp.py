@@ -44,7 +44,7 @@ def check_ocsp(
     at: datetime.datetime,
     what: str,
     nonce: bytes | None = None,
-) -> None:
+) -> datetime.datetime:
     """Whether a responder says that ``certificate`` is good.
 
     Args:
@@ -54,6 +54,9 @@ def check_ocsp(
         at: the time at which a response must be current.
         what: whose, for codes.
         nonce: of the request, where it was made just now.
+
+    Returns:
+        As of when the newest of its statements is.
 
     Raises:
         UnavailableError: ``WHAT.no-ocsp`` without a current response, ``WHAT.ocsp-unknown``.
@@ -81,6 +84,7 @@ def check_ocsp(
         )
     if any(each.status != "good" for each in current):
         raise _unavailable(what, "ocsp-unknown", name, at, "unknown")
+    return max(each.this_update for each in current)
 
 
 def _is_about(status: OcspStatus, certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
