@@ -221,7 +221,7 @@ def test_no_credentials_follow_an_upload_elsewhere(world):
         world.says("/uploads/", Answer(status=202, headers=target))
         with pytest.raises(CasemateError) as caught:
             artifact.push(world.wrong.path, world.repository, world.reference)
-        assert caught.value.code == "registry.refused"
+        assert caught.value.code == "registry.denied"
         assert other.asked
         assert not any("authorization" in each.headers for each in other.asked)
 
@@ -243,7 +243,7 @@ def test_a_registry_that_is_never_content(world):
     challenge = {"WWW-Authenticate": f'Bearer realm="http://{world.registry.host}/token"'}
     world.says("/manifests/", Answer(status=401, headers=challenge))
     world.says("/token", Answer(body=b'{"token": "a"}'))
-    world.refused("registry.refused")
+    world.refused("registry.denied")
     assert len(world.registry.asked) < 20
 
 

@@ -17,6 +17,7 @@ from tests.support.trees import compare_trees, make_folder
 
 from casemate.image.fuse import fuse_available
 from casemate.image.storage import is_memory
+from casemate_testkit.services.registry import FakeRegistry, running
 
 _LIBRARIES = f"{os.uname().machine}-linux-gnu"
 _CASEMATE = [sys.executable, "-m", "casemate.cli.main"]
@@ -322,3 +323,23 @@ def test_a_model_is_looked_at_and_its_weights_are_told(tmp_path: Path) -> None:
     weights = json.loads(done.stdout)["weights"]
     assert len(weights) == 64
     assert json.loads(shown.stdout)["weights"] == weights
+
+
+def test_a_sealed_image_goes_to_a_registry_and_comes_back(tmp_path: Path) -> None:
+    casemate("key", "new", tmp_path / "key")
+    sealed, back = tmp_path / "a.sealed", tmp_path / "b.sealed"
+    make_folder(tmp_path / "tree")
+    casemate("image", "seal", tmp_path / "tree", sealed, "--key", tmp_path / "key")
+    with running(FakeRegistry()) as registry:
+        pushed = casemate("image", "push", sealed, f"{registry.host}/models/a:1", "--json")
+        report = json.loads(pushed.stdout)
+        casemate("image", "pull", report["reference"], back, "--id", report["id"])
+        assert back.read_bytes() == sealed.read_bytes()
+        other = tmp_path / "c.sealed"
+        refused = casemate(
+            "image", "pull", f"{registry.host}/models/a:1", other, "--id", "00" * 48, code=4
+        )
+        assert "image.id" in refused.stderr
+        absent = casemate("image", "pull", f"{registry.host}/models/a:2", other, code=2)
+        assert "registry.absent" in absent.stderr
+    assert not other.exists()

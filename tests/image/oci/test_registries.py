@@ -19,9 +19,11 @@ from tests.support.trees import KEY
 
 from casemate.errors import CasemateError, MalformedError, UsageError
 from casemate.image import artifact
+from casemate.image.oci import read_container_image
 from casemate.image.oci.auth import find_credentials, parse_challenge
 from casemate.image.oci.distribution import Repository, file_digest
 from casemate.image.oci.http import RegistryClient, is_loopback
+from casemate.image.oci.pull import pull_layout
 from casemate.image.oci.reference import parse_reference
 from casemate.image.reader import open_image
 from casemate.image.seal import seal
@@ -29,7 +31,7 @@ from casemate.image.tree import EntryKind, TreeEntry
 from casemate.project.registries import RegistryAccess
 from casemate.project.sources import read_source
 from casemate.project.tls import make_tls_identity
-from casemate_testkit.services.registry import Answer, FakeRegistry, running
+from casemate_testkit.services.registry import MANIFEST, Answer, FakeRegistry, running
 
 SIZE = 3 << 20
 
@@ -237,7 +239,7 @@ def test_a_registry_that_wants_to_know_who_asks(tmp_path, sealed, registry):
     anonymous, reference = reached(registry.host)
     with pytest.raises(CasemateError) as caught:
         artifact.push(sealed.path, anonymous, reference)
-    assert (caught.value.code, caught.value.exit_code) == ("registry.refused", 6)
+    assert (caught.value.code, caught.value.exit_code) == ("registry.denied", 2)
     (tmp_path / "auth.json").write_text(
         json.dumps({"auths": {registry.host: {"auth": base64.b64encode(b"me:secret").decode()}}})
     )
@@ -279,6 +281,66 @@ def test_a_registry_over_tls(tmp_path, sealed, tls):
                 repository.manifest(reference)
             assert caught.value.code == "registry.address"
             assert not plain.asked
+
+
+def fill(registry, folder, **layouts):
+    """Put images of a folder in OCI layout into a registry, by tag; returns their digests."""
+    digests = {}
+    for tag, layers in layouts.items():
+        digests[tag] = oci_layout(folder / tag, layers)
+        for blob in (folder / tag / "blobs/sha256").iterdir():
+            registry.add_blob(blob.read_bytes())
+        manifest = folder / tag / "blobs" / digests[tag].replace(":", "/")
+        registry.add_manifest(manifest.read_bytes(), tag)
+    return digests
+
+
+def pulled(registry, folder, name="some/image:1", **options):
+    repository, reference = reached(registry.host, name)
+    digest = pull_layout(
+        repository, reference, folder, **{"machine": "x86_64", "limit": 1 << 24, **options}
+    )
+    tree = read_container_image(folder, limit=1 << 24)
+    assert tree.digest == digest
+    return [entry.path for entry in tree.entries]
+
+
+def test_a_container_image_that_was_cut_is_not_fetched_twice(tmp_path, registry):
+    fill(registry, tmp_path, **{"1": [layer(File("a", os.urandom(9000))), layer(File("b", b"2"))]})
+    manifest = json.loads(registry.manifests["1"])
+    last = manifest["layers"][-1]["digest"]
+
+    def refuse(request):
+        return Answer(status=503) if last in request.path else None
+
+    registry.faults.append(refuse)
+    with pytest.raises(CasemateError) as caught:
+        pulled(registry, tmp_path / "layout")
+    assert caught.value.code == "registry.unreachable"
+    registry.faults.clear()
+    before, told = len(registry.asked), []
+    assert pulled(registry, tmp_path / "layout", progress=lambda *a: told.append(a)) == ["a", "b"]
+    blobs = [each.path for each in registry.asked[before:] if "/blobs/" in each.path]
+    assert blobs == [f"/v2/some/image/blobs/{last}"]
+    assert told[-1][0] == told[-1][1]
+
+
+def test_of_an_image_for_several_platforms_this_machines_is_taken(tmp_path, registry):
+    digests = fill(registry, tmp_path, intel=[layer(File("i", b""))], arm=[layer(File("a", b""))])
+    platforms = {"intel": "amd64", "arm": "arm64"}
+    index = {
+        "manifests": [
+            {"mediaType": MANIFEST, "digest": digests[tag], "size": 1,
+             "platform": {"os": "linux", "architecture": platforms[tag]}}
+            for tag in digests
+        ]
+    }  # fmt: skip
+    registry.add_manifest(json.dumps(index).encode(), "1")
+    assert pulled(registry, tmp_path / "x", machine="x86_64") == ["i"]
+    assert pulled(registry, tmp_path / "y", machine="aarch64") == ["a"]
+    with pytest.raises(UsageError) as caught:
+        pulled(registry, tmp_path / "z", machine="riscv64")
+    assert caught.value.code == "container.reference"
 
 
 def test_debians_registry_takes_sealed_images_and_gives_them_back(tmp_path, sealed, monkeypatch):

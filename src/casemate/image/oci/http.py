@@ -154,7 +154,7 @@ class RegistryClient:
         release(refused)
         if challenge.scheme == "basic":
             if self.credentials is None:
-                raise _no_credentials(self.host)
+                raise _denied("credentials", "none")
             self._tokens[scope] = self.credentials.basic()
         else:
             self._tokens[scope] = self._token(challenge.realm, challenge.service, scope)
@@ -236,21 +236,32 @@ def expect(response: Response, *statuses: int) -> None:
     """Only these statuses will do.
 
     Raises:
-        UnavailableError: ``registry.refused``.
+        UsageError: ``registry.absent`` for 404, ``registry.denied`` for 401 and 403.
+        UnavailableError: ``registry.refused`` for any other.
     """
-    if response.status in statuses:
+    status = response.status
+    if status in statuses:
         return
-    reason = response.reason or ""
-    denied = response.status in (401, 403)
+    expected = f"status {' or '.join(map(str, statuses))}"
+    got = f"{status} {response.reason or ''}"[:80]
+    if status == 404:
+        raise UsageError(
+            "registry.absent",
+            "the registry has nothing of that name",
+            field="registry",
+            expected=expected,
+            got=got,
+            remedy="Check the name and the tag.",
+        )
+    if status in (401, 403):
+        raise _denied(expected, got)
     raise UnavailableError(
         "registry.refused",
-        f"the registry refuses with status {response.status}",
+        f"the registry refuses with status {status}",
         field="registry",
-        expected=f"status {' or '.join(map(str, statuses))}",
-        got=f"{response.status} {reason}"[:80],
-        remedy="Check the credentials: skopeo login HOST, or --auth-file."
-        if denied
-        else "Check the name, the tag, and that the registry takes artifacts.",
+        expected=expected,
+        got=got,
+        remedy="Look at the registry's log; it may not take artifacts.",
     )
 
 
@@ -307,12 +318,12 @@ def unreachable(host: str, why: str) -> UnavailableError:
     )
 
 
-def _no_credentials(host: str) -> UnavailableError:
-    return UnavailableError(
-        "registry.refused",
-        f"the registry {host} wants to know who asks",
+def _denied(expected: str, got: str) -> UsageError:
+    return UsageError(
+        "registry.denied",
+        "the registry wants to know who asks, or doesn't let them",
         field="registry",
-        expected="credentials",
-        got="none",
+        expected=expected,
+        got=got,
         remedy="skopeo login HOST, or --auth-file.",
     )
