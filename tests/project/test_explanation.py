@@ -142,6 +142,7 @@ def test_of_a_trail_the_last_refusal_or_the_named_one():
         {"time": "2026-06-01T00:00:00"},
         {"report": {"tee": "other", "claims": {}}},
         {"report": {"tee": "composite", "claims": {}}},
+        {"report": {"tee": {}, "claims": {}}},
         {"report": {"tee": "snp", "claims": {}, "gpus": {}}},
         {"report": {"tee": "snp", "claims": {}, "gpus": [1]}},
         {"report": {"tee": "simulated", "claims": []}},

@@ -98,6 +98,7 @@ def test_without_keys_it_cannot_be_told():
         SNP | {"x-ms-sevsnpvm-launchmeasurement": "22" * 47},
         SNP | {"x-ms-sevsnpvm-is-debuggable": "false"},
         SNP | {"x-ms-sevsnpvm-vmpl": -1},
+        SNP | {"x-ms-policy-hash": "AAAA"},
         {name: value for name, value in SNP.items() if not name.endswith("is-debuggable")},
         {name: value for name, value in TDX.items() if name != "attester_tcb_status"},
     ],

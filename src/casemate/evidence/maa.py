@@ -22,7 +22,7 @@ from typing import TypeAlias
 from casemate.encoding import JsonValue, MapReader, decode_hex
 from casemate.encoding.jose import Jws, decode_base64url, decode_claims, parse_jws
 from casemate.errors import MalformedError
-from casemate.types import ReportData
+from casemate.types import ReportData, Sha256
 
 MAX_SIZE = 128 * 1024
 TYPE = "x-ms-attestation-type"
@@ -166,7 +166,10 @@ def _common(top: MapReader, part: MapReader) -> dict[str, MaaClaim]:
     """What the token says of every kind of evidence."""
     claims: dict[str, MaaClaim] = {}
     if (digest := top.take_optional("x-ms-policy-hash", str)) is not None:
-        claims["policy_hash"] = decode_base64url(digest, field="token.x-ms-policy-hash")
+        value = decode_base64url(digest, field="token.x-ms-policy-hash")
+        if len(value) != Sha256.length:
+            raise _malformed("x-ms-policy-hash", f"{Sha256.length} bytes", f"{len(value)} bytes")
+        claims["policy_hash"] = value
     if (status := part.take_optional("x-ms-compliance-status", str)) is not None:
         claims["compliance_status"] = _short("x-ms-compliance-status", status)
     if (nonce := top.take_optional("nonce", str)) is not None:

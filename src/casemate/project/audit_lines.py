@@ -107,15 +107,15 @@ def is_audit_trail(data: bytes) -> bool:
 def _report(value: Mapping[str, JsonValue]) -> VerifiedReport:
     """A report from an audit line. It is replayed, never released upon."""
     tee, claims = value.get("tee"), value.get("claims")
-    if tee not in {each.value for each in FIELDS} or not isinstance(claims, dict):
-        raise _malformed("report", "tee and claims", str(tee)[:40])
+    if not isinstance(tee, str) or tee not in {each.value for each in FIELDS}:
+        raise _malformed("report.tee", "a TEE that policies know", str(tee)[:40])
     gpus = value.get("gpus", [])
     if not isinstance(gpus, list):
         raise _malformed("report.gpus", "a list", type(gpus).__name__)
     return VerifiedReport(
-        tee=Tee(str(tee)),
+        tee=Tee(tee),
         report_data=ReportData(bytes(ReportData.length)),
-        claims=_claims(Tee(str(tee)), claims),
+        claims=_claims(Tee(tee), claims),
         gpus=tuple(
             VerifiedReport(
                 tee=Tee.NVIDIA,
