@@ -276,6 +276,24 @@ def test_sigterm_lets_a_request_finish_and_then_exits_0(tmp_path):
         assert log.index("draining") < log.index("goes") < log.index("stopped")
 
 
+def test_a_request_that_outlasts_the_grace_period_is_left_behind(tmp_path):
+    base = put_model(tmp_path / "m", slow_model(400))
+    request = wire.PredictRequest(model_spec={"name": "resnet"})
+    tensor = request.inputs["x"]
+    tensor.dtype = wire.DT_FLOAT
+    for _ in range(2):
+        tensor.tensor_shape.dim.add(size=1500)
+    flags = ("--tensorflow_intra_op_parallelism=1", "--grace_seconds=1")
+    with running(base, tmp_path, *flags) as server, server.channel() as channel:
+        grpc.channel_ready_future(channel).result(20)
+        call = channel.unary_unary(PREDICTION + "Predict").future(wire_bytes(request), timeout=90)
+        time.sleep(0.5)
+        assert not call.done(), "too quick to show anything"
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) == 0
+        assert call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
 def test_an_idle_server_stops_at_once_whatever_its_clients_hold_open(tmp_path):
     base = put_model(tmp_path / "m", identity_model())
     with running(base, tmp_path, tls=False) as plain, plain.channel() as channel:

@@ -28,6 +28,7 @@ from casemate.serving.wire import tensorflow_serving_pb2 as wire
 Load: TypeAlias = Callable[[str, VersionFolder], Servable]
 
 _MAX_ENDED: Final = 64
+_CLOSE_SECONDS: Final = 1.0
 _LOG: Final = logging.getLogger(__name__)
 _State = wire.ModelVersionStatus
 
@@ -208,10 +209,14 @@ class Registry:
         return tuple(self._served)
 
     def close(self) -> None:
-        """End every version."""
-        with self._changing:
+        """End every version; one that is being loaded isn't waited for."""
+        if not self._changing.acquire(timeout=_CLOSE_SECONDS):
+            return
+        try:
             for name, managed in self._managed.items():
                 self._end(managed, frozenset(self._versions(name)))
+        finally:
+            self._changing.release()
 
     def _find(self, choice: ModelChoice) -> Servable:
         model = self._served.get(choice.name)

@@ -55,6 +55,7 @@ _OVERHEAD_BYTES: Final = 64 << 10
 _FLUSH_SECONDS: Final = 0.3
 _KEEPALIVE_SECONDS: Final = 120
 _MAX_SAID: Final = 8
+_POOLS: Final = ("grpc_", "rest_")
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -91,6 +92,7 @@ class Server:
             apply=registry.replace,
         )
         registry.start(_models(flags))
+        self._pool = ThreadPoolExecutor(flags.threads, thread_name_prefix="grpc")
         self._grpc = self._make_grpc()
         self.port = self._open(grpc_credentials(tls) if tls else None)
         self._rest = self._make_rest(tls, metrics_path)
@@ -115,6 +117,7 @@ class Server:
         self._grpc.stop(None).wait()
         if self._rest is not None:
             self._rest.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._registry.close()
 
     def __str__(self) -> str:
@@ -136,7 +139,7 @@ class Server:
         )
         endpoint = Endpoint(core=self._core, gate=self._gate)
         server = grpc.server(
-            ThreadPoolExecutor(max_workers=self._flags.threads, thread_name_prefix="grpc"),
+            self._pool,
             handlers=[
                 *tensorflow_handlers(endpoint, api),
                 open_inference_handler(endpoint, OpenInferenceApi(self._core)),
@@ -268,7 +271,21 @@ def serve(flags: ServerFlags) -> int:
     _say("draining")
     server.drain()
     _say("stopped")
+    _leave()
     return 0
+
+
+def _leave() -> None:
+    """End the process even if a request still computes.
+
+    The engine can't be stopped at it, and Python's own end would wait for every pool's threads.
+    """
+    end = time.monotonic() + _FLUSH_SECONDS
+    for thread in threading.enumerate():
+        if thread.name.startswith(_POOLS):
+            thread.join(max(0.0, end - time.monotonic()))
+            if thread.is_alive():
+                os._exit(0)
 
 
 def _allow_connections() -> None:
