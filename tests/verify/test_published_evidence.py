@@ -1,6 +1,7 @@
 """Every published case: what is genuine is, what isn't is refused, and claims are as published."""
 
 import datetime
+import re
 
 import pytest
 from tests.support.published import cases, content, needs_published
@@ -34,11 +35,12 @@ def evidence(case):
     return unwrap(content(case["evidence"]))
 
 
-def verified(case, data=None, checks=None):
+def verified(case, data=None, checks=None, files=None):
+    files = {n: content(n) for n in case.get("endorsements", ())} if files is None else files
     return verify_anything(
         case["tee"],
         evidence(case) if data is None else data,
-        endorsements=sort_endorsements((n, content(n)) for n in case.get("endorsements", ())),
+        endorsements=sort_endorsements(files.items()),
         at=datetime.datetime.fromisoformat(case["at"]) if case.get("at") else SOME_TIME,
         checks=CheckList() if checks is None else checks,
     )
@@ -146,3 +148,48 @@ def _means_something(data, changed, position):
         and data[position + 1 : position + 2] not in b'="'
         and data.lower() != bytes(changed).lower()
     )
+
+
+# What somebody signed in endorsements; of PEM, what lies between its lines says nothing.
+SIGNED_IN_FILES = {
+    "vcek": lambda text: (0, len(text)),
+    "vlek": lambda text: (0, len(text)),
+    "_rim": lambda text: (text.index(b"<SoftwareIdentity"), text.index(b"<ds:KeyInfo")),
+    "tcb_info": lambda text: _value_of(text, b"tcb_info"),
+    "qe_identity": lambda text: _value_of(text, b"qe_identity"),
+    "tcb_info_signature": lambda text: _value_of(text, b"tcb_info_signature"),
+    "pck_crl": lambda text: _value_of(text, b"pck_crl"),
+}
+
+
+def _value_of(text, name):
+    start = re.search(rb'"%s"\s*:\s*"' % name, text).end()
+    return start, re.compile(rb'(?<!\\\\)"').search(text, start).start()
+
+
+def _signed_files():
+    for case in ALL:
+        for name in case.get("endorsements", ()):
+            if case["cryptography"] != "valid":
+                continue
+            if name.endswith("collateral.json"):
+                for part in ("tcb_info", "qe_identity", "tcb_info_signature", "pck_crl"):
+                    yield pytest.param(case, name, part, id=f"{case['name']} {part}")
+            elif name.endswith((".der", ".xml")):
+                part = next(part for part in SIGNED_IN_FILES if part in name)
+                yield pytest.param(case, name, part, id=f"{case['name']} {name}")
+
+
+@pytest.mark.parametrize(("case", "name", "part"), list(_signed_files()))
+def test_flipping_what_is_signed_in_endorsements_is_refused(case, name, part):
+    files = {each: content(each) for each in case["endorsements"]}
+    genuine = files[name]
+    start, end = SIGNED_IN_FILES[part](genuine)
+    for position in range(start, end, max(1, (end - start) // 61)):
+        changed = bytearray(genuine)
+        changed[position] ^= 1 << (position * 5 % 8)
+        if changed.lower() == genuine.lower():  # the case of hex digits
+            continue
+        with pytest.raises(CasemateError):
+            verified(case, files={**files, name: bytes(changed)})
+            pytest.fail(f"byte {position} isn't covered")

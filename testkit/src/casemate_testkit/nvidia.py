@@ -9,7 +9,7 @@ import base64
 import copy
 import datetime
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -127,6 +127,7 @@ class NvidiaDevice:
         golden: Mapping[int, tuple[bytes, ...]] | None = None,
         signer: Authority | None = None,
         carried: Collection[x509.Certificate] | None = None,
+        change: Callable[[etree._Element], None] | None = None,
     ) -> bytes:
         """A manifest, signed.
 
@@ -136,9 +137,12 @@ class NvidiaDevice:
             golden: right values by index, instead of the device's own.
             signer: whose key signs instead of the signer's.
             carried: certificates in the document, instead of the signer's chain and its root.
+            change: changes the document before it is signed.
         """
         own = self.driver if kind == "driver" else self.vbios
         document = _document(self.chip, version or own, golden or GOLDEN[kind])
+        if change is not None:
+            change(document)
         chain = (self.rim_signer, self.rim_ca, self.rim_root)
         return _signed(
             document,
