@@ -9,6 +9,8 @@ from casemate.broker.store import SecretStore
 from casemate.errors import CasemateError, NotAcceptableError
 from casemate.evidence import Tee
 from casemate.policy import PolicyDocument, appraise
+from casemate.policy.compare import differences
+from casemate.policy.occlum import policy_from_occlum
 from casemate.types import ReportData, Secret, Sha384
 from casemate.verify import VerifiedReport
 
@@ -60,6 +62,23 @@ def test_claims_meet_the_policies_and_free_the_secrets_that_they_should(name):
     assert [name for name in document.secrets if opens(document, name, appraised)] == (
         case["released"]
     )
+
+
+def config_of(name):
+    return vectors.text(SPEC, name, "occlum.json").encode()
+
+
+@pytest.mark.parametrize("name", vectors.names(SPEC, "occlum-read-"))
+def test_occlums_configuration_becomes_the_policy_that_it_should(name):
+    read = policy_from_occlum(config_of(name)).document
+    assert differences(document_of(name), read) == ()
+
+
+@pytest.mark.parametrize("name", vectors.names(SPEC, "occlum-refused-"))
+def test_what_is_not_occlums_configuration_is_refused(name):
+    with pytest.raises(CasemateError) as caught:
+        policy_from_occlum(config_of(name))
+    assert caught.value.code == vectors.load(SPEC, name)["error"]
 
 
 def test_the_generator_makes_the_same_vectors_again():
