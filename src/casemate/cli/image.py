@@ -123,7 +123,7 @@ def seal(
         tree = read_source(
             source, keep_owner=keep_owner, keep_times=keep_times, limit=max_size,
             include_dirs=include_dirs, access=access, decryption_keys=decryption_keys,
-            allow_pickle=allow_pickle, progress=bar("fetching"),
+            allow_pickle=allow_pickle, progress=bar("reading"),
         )  # fmt: skip
     if draft is not None and tree.container is None:
         raise UsageError(

@@ -138,7 +138,7 @@ def export(
     with progress_bars() as bar:
         tree = read_source(
             source, include_dirs=include_dirs, decryption_keys=decryption_keys, access=access,
-            progress=bar("fetching"),
+            progress=bar("reading"),
         )  # fmt: skip
         config = tree.container.config if tree.container is not None else _PLAIN
         if argv:

@@ -51,7 +51,7 @@ def read_source(
         access: how a registry is asked.
         decryption_keys: files of private keys, for a container image's encrypted layers.
         allow_pickle: take a model's files that run code when they are loaded.
-        progress: called with (bytes fetched, bytes in all).
+        progress: called with (bytes fetched or hashed, bytes in all).
 
     Raises:
         UsageError: it isn't there, or what it names isn't.
@@ -68,8 +68,9 @@ def read_source(
         return _assembled(tree)
     if source.startswith(_MODEL):
         return _model(
-            Path(source.removeprefix(_MODEL)), keep_times=keep_times, allow_pickle=allow_pickle
-        )
+            Path(source.removeprefix(_MODEL)), keep_times=keep_times,
+            allow_pickle=allow_pickle, progress=progress,
+        )  # fmt: skip
     path = _bill_in_the_box(source) if source.startswith(_IN_THE_BOX) else Path(source)
     if path.is_dir():
         entries = tree_from_directory(path, keep_owner=keep_owner, mtime=None if keep_times else 0)
@@ -87,8 +88,11 @@ def read_source(
     )
 
 
-def _model(path: Path, *, keep_times: bool, allow_pickle: bool) -> Assembly:
-    model = read_model_folder(path, allow_pickle=allow_pickle, mtime=None if keep_times else 0)
+def _model(
+    path: Path, *, keep_times: bool, allow_pickle: bool, progress: Progress | None
+) -> Assembly:
+    mtime = None if keep_times else 0
+    model = read_model_folder(path, allow_pickle=allow_pickle, mtime=mtime, progress=progress)
     return Assembly(
         entries=model.entries,
         why={each: f"{file.kind} weights" for each, file in model.weights.items()},

@@ -147,6 +147,13 @@ def test_files_that_are_broken(folder, files):
         read_model_folder(folder.all(files))
 
 
+def test_how_far_it_is_can_be_told(folder):
+    told = []
+    here = folder.all({"a.gguf": gguf(), "b.gguf": gguf(), "README": b"text"})
+    read_model_folder(here, progress=lambda *done: told.append(done))
+    assert told[-1] == (2 * len(gguf()), 2 * len(gguf()))
+
+
 def test_a_model_is_a_source(folder):
     here = folder.all({"a.gguf": gguf()})
     tree = read_source(f"model:{here}")

@@ -20,6 +20,7 @@ from casemate.image.content import content_pieces
 from casemate.image.model import code, gguf, safetensors
 from casemate.image.model.onnx_graph import ExternalData, external_data
 from casemate.image.tree import EntryKind, TreeEntry, tree_from_directory
+from casemate.image.workers import Meter, Progress
 
 MODEL_RECORD = ".casemate-model.json"
 """The file of the sealed tree that holds the weights' digest."""
@@ -73,7 +74,11 @@ class ModelFolder:
 
 
 def read_model_folder(
-    path: Path, *, allow_pickle: bool = False, mtime: int | None = 0
+    path: Path,
+    *,
+    allow_pickle: bool = False,
+    mtime: int | None = 0,
+    progress: Progress | None = None,
 ) -> ModelFolder:
     """Look at a model's files, and make a tree of them.
 
@@ -81,6 +86,7 @@ def read_model_folder(
         path: the folder.
         allow_pickle: take files that run code when they are loaded, with a warning.
         mtime: the time that every entry gets; None keeps each one's own.
+        progress: called with (bytes of the weights hashed, bytes in all).
 
     Raises:
         UsageError: ``model.code``, ``model.outside``, ``model.unknown``, ``image.tree``.
@@ -93,10 +99,13 @@ def read_model_folder(
             by_path[entry.path] = replace(by_path[entry.target], path=entry.path)
     look = _Look(by_path=by_path, allow_pickle=allow_pickle, warnings=[])
     kinds = look.kinds()
+    wanted = sorted((each for each, kind in kinds.items() if kind != _OTHER), key=str.encode)
+    meter = Meter(sum(by_path[each].size for each in wanted), progress)
     weights = {
-        each: WeightFile(kind=kind, size=by_path[each].size, sha256=_sha256(by_path[each]))
-        for each, kind in sorted(kinds.items(), key=lambda item: item[0].encode())
-        if kind != _OTHER
+        each: WeightFile(
+            kind=kinds[each], size=by_path[each].size, sha256=_sha256(by_path[each], meter)
+        )
+        for each in wanted
     }
     if not weights:
         raise UsageError(
@@ -140,10 +149,11 @@ def encode_record(weights: Mapping[str, WeightFile], digest: bytes) -> bytes:
     return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _sha256(entry: TreeEntry) -> bytes:
+def _sha256(entry: TreeEntry, meter: Meter) -> bytes:
     hashed = hashlib.sha256()
     for piece in content_pieces(entry):
         hashed.update(piece)
+        meter.add(len(piece))
     return hashed.digest()
 
 
