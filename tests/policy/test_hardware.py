@@ -9,6 +9,7 @@ from casemate.evidence import Tee
 from casemate.policy import FIELDS
 from casemate.policy.constraint import AnyOf, AtLeast, AtMost, Bits, NoneOf, Only, holds
 from casemate.policy.kinds import Field, Kind
+from casemate.policy.known import PUBLIC_SIGNERS
 
 SPEC = Path(__file__).parents[2] / "specs" / "release-policy.md"
 OF_BYTES = {Kind.DIGEST: "digest", Kind.SVNS: "security versions", Kind.FLAGS: "flags"}
@@ -63,6 +64,11 @@ def test_debugging_must_be_spoken_of_wherever_evidence_says_it(tee):
     assert must
     assert "debug" in must or tee in {Tee.TPM, Tee.EAR}
     assert len({field.name for field in FIELDS[tee]}) == len(FIELDS[tee])
+
+
+def test_the_specification_lists_the_signers_whose_keys_are_published():
+    listed = re.findall(r"^\| `([0-9a-f]{64})` \|", SPEC.read_text(), re.MULTILINE)
+    assert {bytes.fromhex(each) for each in listed} == set(PUBLIC_SIGNERS)
 
 
 def field(kind, *lengths):
