@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tests.support.certificates import with_chain
 
 from casemate.endorsements.collection import Endorsements
 from casemate.endorsements.dcap import parse_dcap_collateral
@@ -185,15 +186,10 @@ def test_a_platforms_key_does_not_sign_tcb_information():
 def test_the_platform_that_is_verified_is_the_one_that_is_told():
     """The library prefers collateral's chain of the platform to the quote's, which claims tell."""
     forged = DcapPlatform(ppid=b"\xee" * 16)
-    chain, other = (
-        pem(each.pck.certificate, each.pck_ca.certificate, each.root_ca.certificate)
-        for each in (PLATFORM, forged)
-    )
     quote = PLATFORM.sgx_quote()
-    start = quote.index(chain)
-    tail = len(other).to_bytes(4, "little") + other
-    size = start - 4 - 436 + len(tail)
-    swapped = quote[:432] + size.to_bytes(4, "little") + quote[436 : start - 4] + tail
+    swapped = with_chain(quote, of=PLATFORM, to=forged)
+    own = (PLATFORM.pck, PLATFORM.pck_ca, PLATFORM.root_ca)
+    chain = pem(*(each.certificate for each in own))
     fields = json.loads(PLATFORM.collateral()) | {"pck_certificate_chain": chain.decode()}
     collateral = parse_dcap_collateral(json.dumps(fields).encode())
     given = {"collateral": collateral, "at": NOW, "root": PLATFORM.root_der}
