@@ -8,7 +8,7 @@ import pytest
 
 from casemate.image.bom.grammar import parse_bom_text
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
     path
     for folder in (".", "docs", "specs", "requirements")
@@ -16,11 +16,27 @@ DOCUMENTS = sorted(
 )
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(document):
+def links(document):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
         if not re.match(r"[a-z]+:", target):
-            assert (document.parent / target).exists(), target
+            yield (document.parent / target).resolve()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document):
+    for target in links(document):
+        assert target.exists(), target
+
+
+def test_every_document_is_found_from_the_readme():
+    reached, ahead = set(), [ROOT / "README.md"]
+    while ahead:
+        document = ahead.pop()
+        if document not in reached and document.suffix == ".md":
+            reached.add(document)
+            ahead += links(document)
+
+    assert [str(path.relative_to(ROOT)) for path in DOCUMENTS if path not in reached] == []
 
 
 BILLS = re.findall(

@@ -1,7 +1,7 @@
 """Classification and regression: examples in, classes or values out.
 
 An example is a set of named features; a feature feeds the input of its name, and the examples of a
-request become the first dimension. Specified in ``specs/model-folder.md``, "Examples".
+request become the first dimension. Specified in ``specs/served-model.md``, "Examples".
 """
 
 from __future__ import annotations

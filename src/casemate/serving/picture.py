@@ -1,4 +1,4 @@
-"""JPEG and PNG bytes to a model's tensor. Specified in ``specs/model-folder.md``.
+"""JPEG and PNG bytes to a model's tensor. Specified in ``specs/served-model.md``.
 
 Imported only where a signature wants pictures: Pillow is an extra.
 """

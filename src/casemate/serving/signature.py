@@ -1,6 +1,6 @@
 """Signatures: the names under which requests meet a model.
 
-Specified in ``specs/model-folder.md``.
+Specified in ``specs/served-model.md``.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def parse_signatures(
     Raises:
         MalformedError: ``serving.signature``.
 
-    Source: specs/model-folder.md, "Signatures".
+    Source: specs/served-model.md, "Signatures".
     """
     if len(content) > MAX_SIGNATURE_BYTES:
         raise _malformed("file", f"at most {MAX_SIGNATURE_BYTES} bytes", f"{len(content)}")

@@ -1,4 +1,4 @@
-"""The versions that a model's folder holds. Specified in ``specs/model-folder.md``."""
+"""The versions that a model's folder holds. Specified in ``specs/served-model.md``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that run before a version serves. Specified in ``specs/model-folder.md``, "Warm-up"."""
+"""Requests that run before a version serves. Specified in ``specs/served-model.md``, "Warm-up"."""
 
 from __future__ import annotations
 

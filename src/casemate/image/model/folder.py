@@ -1,6 +1,6 @@
 """A folder that holds a model, as a tree to be sealed.
 
-Source: specs/model-folders.md.
+Source: specs/sealed-model.md.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def read_model_folder(
 def weights_digest(weights: Mapping[str, WeightFile]) -> bytes:
     """The digest of the weights, 32 bytes.
 
-    Source: specs/model-folders.md, "Digest of the weights".
+    Source: specs/sealed-model.md, "Digest of the weights".
     """
     hashed = hashlib.sha256(_DOMAIN)
     for path in sorted(weights, key=str.encode):

@@ -1,6 +1,6 @@
 """Headers of GGUF files.
 
-Source: ggml, "GGUF"; specs/model-folders.md, "GGUF".
+Source: ggml, "GGUF"; specs/sealed-model.md, "GGUF".
 """
 
 from __future__ import annotations

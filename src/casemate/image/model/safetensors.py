@@ -1,6 +1,6 @@
 """Headers of safetensors files.
 
-Source: safetensors, "Format"; specs/model-folders.md, "safetensors".
+Source: safetensors, "Format"; specs/sealed-model.md, "safetensors".
 """
 
 from __future__ import annotations

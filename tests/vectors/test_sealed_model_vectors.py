@@ -1,4 +1,4 @@
-"""The vectors of specs/model-folders.md: our digests and headers agree with them."""
+"""The vectors of specs/sealed-model.md: our digests and headers agree with them."""
 
 import pytest
 from tests.support import vectors
@@ -7,7 +7,7 @@ from casemate.errors import CasemateError
 from casemate.image.model import safetensors
 from casemate.image.model.folder import WeightFile, weights_digest
 
-SPEC = "model-folders"
+SPEC = "sealed-model"
 
 
 @pytest.mark.parametrize("name", vectors.names(SPEC, "digest-"))
