@@ -66,15 +66,19 @@ coverage: data  ## Run the tests under coverage
 	$(BIN)/coverage run -m pytest $(TESTS)
 	$(BIN)/coverage report
 
-$(VENV)/clients/.stamp: requirements/clients.lock $(VENV)/.stamp
-	@echo "==> Installing other makers' clients (once)" >&2
-	@$(PYTHON) -m venv $(VENV)/clients
-	@$(VENV)/clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+$(VENV)/%/.stamp: requirements/%.lock $(VENV)/.stamp
+	@echo "==> Installing $(VENV)/$* (once)" >&2
+	@$(PYTHON) -m venv $(VENV)/$*
+	@$(VENV)/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 .PHONY: test-clients
 test-clients: $(VENV)/clients/.stamp  ## Test the model server with other makers' clients
-	@$(BIN)/pytest tests/clients
+	@$(BIN)/pytest tests/clients/test_other_clients.py
+
+.PHONY: test-tensorflow-client
+test-tensorflow-client: $(VENV)/tensorflow-client/.stamp  ## The same with TensorFlow Serving's own (1.6 GB)
+	@$(BIN)/pytest tests/clients/test_tensorflow_client.py
 
 .PHONY: bench
 bench: data  ## Measure, as ratios from one run; AREA=images runs one area
@@ -106,7 +110,8 @@ lock: setup  ## Write the locked requirements again
 	$(BIN)/pip install --quiet pip-tools
 	$(COMPILE) $(addprefix --extra ,cli image client verify policy collateral serving package demo dev) -o requirements/dev.lock pyproject.toml
 	$(COMPILE) -o requirements/fuzz.lock requirements/fuzz.in
-	$(COMPILE) -o requirements/clients.lock requirements/clients.in
+	for each in clients tensorflow-client; do \
+	  $(COMPILE) -o requirements/$$each.lock requirements/$$each.in || exit 1; done
 
 .PHONY: clean
 clean:  ## Remove everything that was made here

@@ -35,7 +35,7 @@ from casemate.serving.runtime import ort
 
 _DATA = Path(__file__).resolve().parent.parent / ".cache" / "demo-data"
 _ROUNDS = 3
-_SECONDS = 1.5
+_SECONDS = 1.0
 _AIM = 0.95
 _OVERHEAD_MS = 1.5
 _COLD_SECONDS = 1.0
