@@ -296,6 +296,17 @@ def test_what_was_there_before_counts_only_with_its_digest(world):
     world.pull(world.pinned, image_id=world.right.id)
 
 
+def test_a_link_in_place_of_what_was_there_before(world):
+    """Of another user, in a folder that both write to."""
+    mine = world.path.parent / "mine"
+    mine.write_bytes(b"")
+    promised = artifact.parse_manifest(manifest_of(world.right))[0]
+    part = world.path.with_name(f".{world.path.name}.{promised.digest[7:23]}.part")
+    part.symlink_to(mine)
+    world.refused("image.unwritable", reference=world.pinned)
+    assert mine.read_bytes() == b""
+
+
 def test_no_secret_in_what_is_shown(world):
     def basic(request):
         if "authorization" in request.headers:

@@ -73,7 +73,7 @@ def pull(
         The manifest's digest and the image's id.
 
     Raises:
-        UsageError: ``file.exists``, ``registry.not-sealed``.
+        UsageError: ``file.exists``, ``registry.not-sealed``, ``image.unwritable``.
         NotGenuineError: ``container.changed``, ``image.id``.
         UnavailableError, MalformedError: ``registry.*``.
     """
@@ -91,7 +91,6 @@ def pull(
     if image_id is not None and promised != image_id:
         raise _other(image_id, promised)
     part = path.with_name(f".{path.name}.{blob.digest[7:23]}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
     repository.download(blob, part, progress)
     image = ImageFile(part)
     image.close()

@@ -203,6 +203,16 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
+def test_nothing_stays_of_an_image_that_can_not_be_written(tmp_path, keys):
+    gone = TreeEntry(path="x", kind=EntryKind.FILE, mode=0o644, size=5, source=tmp_path / "absent")
+    with pytest.raises(UsageError):
+        export_layout(
+            [*entries(), gone], CONFIG, tmp_path / "image", tag="a",
+            recipients=public(keys, "ec"), machine="x86_64",
+        )  # fmt: skip
+    assert list((tmp_path / "image").iterdir()) == []
+
+
 @pytest.mark.parametrize("where", [0, 4, 1000, -1])  # 4: gzip's time, which nobody looks at
 def test_a_changed_byte_of_the_ciphertext(tmp_path, keys, where):
     """Under a manifest that fits: whoever has the public key alone can't do better."""

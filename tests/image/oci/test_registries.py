@@ -152,6 +152,9 @@ def test_a_sealed_image_goes_and_comes(tmp_path, sealed, registry):
     with pytest.raises(UsageError) as caught:
         artifact.pull(repository, reference, tmp_path / "b")
     assert caught.value.code == "file.exists"
+    with pytest.raises(UsageError) as caught:
+        artifact.pull(repository, reference, tmp_path / "b/c")
+    assert caught.value.code == "image.unwritable"
 
 
 def test_a_pull_that_is_cut_goes_on_where_it_ended(tmp_path, sealed, registry):

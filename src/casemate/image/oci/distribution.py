@@ -11,7 +11,8 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
@@ -43,6 +44,7 @@ _ACCEPTED = ", ".join(
 _ATTEMPTS = 5
 _PIECE = 1 << 20
 _UPLOAD = 16 << 20
+_PART = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(?:\d{1,19}|\*)")
 _UPLOADED = re.compile(r"(?:bytes=)?0-(\d{1,19})")
 T = TypeVar("T")
@@ -118,9 +120,15 @@ class Repository:
 
         Raises:
             NotGenuineError: ``container.changed``; UnavailableError, MalformedError:
-            ``registry.*``.
+            ``registry.*``; UsageError: ``image.unwritable``.
         """
-        with part.open("a+b") as file:
+        with writing(part):
+            part.parent.mkdir(parents=True, exist_ok=True)
+            self._download(blob, part, progress)
+
+    def _download(self, blob: Blob, part: Path, progress: Progress | None) -> None:
+        # Not through a link, which somebody else may have put there.
+        with os.fdopen(os.open(part, _PART, 0o644), "a+b") as file:
             file.seek(0)
             hashed, done = hashlib.sha256(), 0
             while piece := file.read(_PIECE):
@@ -323,6 +331,26 @@ class _Download:
         self.hashed.update(piece)
         if self.progress is not None:
             self.progress(self.done, self.blob.size)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within, what the system refuses is about a file.
+
+    Raises:
+        UsageError: ``image.unwritable``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            "image.unwritable",
+            f"{path} can't be written",
+            field=str(path),
+            expected="a new file, or what came before",
+            got=str(error),
+            remedy="Check the folder, its permissions, and the space left on the disk.",
+        ) from error
 
 
 def _start(response: Response) -> int:

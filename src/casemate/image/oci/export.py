@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -74,8 +75,12 @@ def export_layout(
         folder.mkdir(parents=True, exist_ok=True)
         if next(folder.iterdir(), None) is not None:
             raise FileExistsError("the folder is not empty")
-        (folder / "blobs/sha256").mkdir(parents=True)
-        return _write(layout, config, folder, tag, recipients, machine, progress)
+        try:
+            (folder / "blobs/sha256").mkdir(parents=True)
+            return _write(layout, config, folder, tag, recipients, machine, progress)
+        except BaseException:  # no half of an image, least of all one that isn't encrypted
+            shutil.rmtree(folder / "blobs", ignore_errors=True)
+            raise
     except OSError as error:
         raise UsageError(
             "image.destination",

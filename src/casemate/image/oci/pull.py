@@ -6,10 +6,11 @@ Every blob is held against its digest when it comes, and again when the layout i
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from casemate.errors import UsageError
-from casemate.image.oci.distribution import Blob, Repository, blob_of
+from casemate.image.oci.distribution import Blob, Repository, blob_of, writing
 from casemate.image.oci.manifest import MAX_DEPTH, descriptors, document, for_platform, is_index
 from casemate.image.oci.reference import Reference
 from casemate.image.oci.store import blob_name
@@ -42,7 +43,8 @@ def pull_layout(
         UsageError: ``container.reference``, ``container.too-large``.
         UnavailableError, MalformedError, NotGenuineError: ``registry.*``, ``container.*``.
     """
-    (folder / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        (folder / "blobs/sha256").mkdir(parents=True, exist_ok=True)
     digest, data, kind = repository.manifest(reference)
     for _ in range(MAX_DEPTH):
         manifest = document(data, "manifest")
@@ -65,12 +67,16 @@ def pull_layout(
             remedy="Raise --max-size if you trust the image.",
         )
     _fetch(repository, blobs, total, folder, progress)
-    (folder / blob_name(digest)).write_bytes(data)
-    descriptor = {"mediaType": kind, "digest": digest, "size": len(data)}
+    with writing(folder):
+        (folder / blob_name(digest)).write_bytes(data)
+        _write_index(folder, {"mediaType": kind, "digest": digest, "size": len(data)})
+    return digest
+
+
+def _write_index(folder: Path, descriptor: Mapping[str, str | int]) -> None:
     index = {"schemaVersion": 2, "manifests": [descriptor]}
     (folder / "index.json").write_text(json.dumps(index))
     (folder / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
-    return digest
 
 
 def _fetch(
