@@ -215,3 +215,9 @@ def test_a_platform_that_intel_calls_out_of_date(intels, pccs):
     pccs.tcb = replace(pccs.tcb, levels=(TcbLevel(svn=6), TcbLevel(svn=5, status="OutOfDate")))
     broker, guest = intels
     refused(broker, "policy.mismatch", guest)
+
+
+def test_a_forged_platform_leads_to_no_question(intels, pccs):
+    broker, _ = intels
+    refused(broker, "dcap.root", TrustDomain(DcapPlatform(until=TODAY + 90 * DAY)))
+    assert pccs.seen == []

@@ -155,3 +155,12 @@ def test_an_address_of_another_form_is_refused(here, address):
     done = here.fails("--listen", address)
     assert done.status == 2
     assert "is not HOST:PORT" in done.stderr
+
+
+@pytest.mark.parametrize("how", [("--fetch", "--kds", "http://127.0.0.1:1"), ("--offline",)])
+def test_a_broker_that_asks_services_stops_when_it_is_told(here, tmp_path, how):
+    with here.running(*how, "--collateral-cache", str(tmp_path / "kept")):
+        here.ready()
+        assert fetched(here.contract) == SECRETS  # simulated launchers need nobody's word
+    assert "stopped" in here.log.read_text()
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o700

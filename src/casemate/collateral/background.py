@@ -6,10 +6,12 @@ Evidence comes from strangers, while a connection waits. So:
  2. What isn't there is asked for by threads of its own, all parts at once. Who needs them waits a
     few seconds in all, no more than two at a time; then "can't be told now", and the questions go
     on, so that the next attempt finds the answers.
- 3. What nobody could say is not asked again for half a minute.
- 4. So many questions may be open; further ones are refused. Who sends evidence of platforms that
+ 3. Where evidence brings its platform's certificates (SGX, TDX), nobody is asked about one that
+    Intel doesn't vouch for.
+ 4. What nobody could say is not asked again for half a minute.
+ 5. So many questions may be open; further ones are refused. Who sends evidence of platforms that
     don't exist keeps nobody out whose platform is known.
- 5. Every ten minutes what the cache holds is looked through, and what is due is fetched.
+ 6. Every ten minutes what the cache holds is looked through, and what is due is fetched.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
 
 from casemate.collateral.cache import CollateralCache
-from casemate.collateral.gather import Part, Store, assemble, collect
+from casemate.collateral.gather import Part, Store, assemble, collect, require_vouched_for
 from casemate.collateral.wanted import Wanted
 from casemate.endorsements.collection import Endorsements, sort_endorsements
 from casemate.errors import CasemateError, UnavailableError
@@ -114,8 +116,10 @@ class BackgroundCollateral:
 
         Raises:
             MalformedError: the evidence can't be read.
+            NotGenuineError: ``dcap.*``: nobody vouches for its platform.
             UnavailableError: ``collateral.*``.
         """
+        require_vouched_for(evidence.tee, evidence.data, roots=self._cache.roots, at=self._clock())
         sent = sort_endorsements(
             (f"endorsements[{number}]", item) for number, item in enumerate(evidence.endorsements)
         )

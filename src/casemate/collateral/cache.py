@@ -120,6 +120,11 @@ class CollateralCache:
         except OSError as error:
             raise _unusable(folder, error) from error
 
+    @property
+    def roots(self) -> VendorRoots:
+        """The vendors' roots under which parts are good."""
+        return self._roots
+
     def get(self, wanted: Wanted) -> Part:
         """A part that is good now, from here or from its service.
 

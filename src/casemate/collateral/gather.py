@@ -20,6 +20,7 @@ from casemate.collateral.intel import (
     IntelRootCrl,
     IntelTcb,
     collateral_of,
+    intel_root,
     quote_parts,
 )
 from casemate.collateral.nvidia import NvidiaRim, NvidiaStatus, manifest_ids
@@ -44,7 +45,9 @@ from casemate.evidence.quote import SgxReport, parse_quote
 from casemate.evidence.ratls import parse_attested_certificate
 from casemate.evidence.snp import SnpReport, parse_snp_report, parse_tcb_version, product_of
 from casemate.verify.anything import device_chain
+from casemate.verify.chain import verify_chain
 from casemate.verify.collateral import Validity, common_name
+from casemate.verify.roots import VendorRoots
 from casemate.verify.snp import CertifiedChip, certified_chip
 
 _TURIN_ID_SIZE = 8
@@ -178,6 +181,23 @@ def needs(kind: str, data: bytes, given: Endorsements) -> tuple[Wanted, ...]:
             return _of_members(data, given)
         case _:
             return ()
+
+
+def require_vouched_for(
+    kind: str, data: bytes, *, roots: VendorRoots, at: datetime.datetime
+) -> None:
+    """Whether a vendor vouches for the platform that evidence names, as far as that is in it.
+
+    For whoever asks services on behalf of strangers: a quote brings its platform's certificates, so
+    a forged one leads to no question. An SEV-SNP report and a GPU's don't.
+
+    Raises:
+        MalformedError: the evidence can't be read.
+        NotGenuineError: ``dcap.root``, ``dcap.chain``, ``dcap.expired``, ….
+    """
+    if kind in (Tee.SGX, Tee.TDX):
+        chain = platform_of(parse_quote(data)).chain
+        verify_chain(chain, roots={intel_root(roots)}, at=at, what="dcap")
 
 
 def assemble(parts: Iterable[Part], *, given: Endorsements) -> Endorsements:

@@ -77,7 +77,7 @@ class IntelTcb:
         """See `check_intel_document`."""
         return check_intel_document(
             part(parts, "body"), part(parts, "chain"), name="tcbInfo", at=at,
-            roots={_root(roots)}, fields={"id": self.tee, "fmspc": self.fmspc},
+            roots={intel_root(roots)}, fields={"id": self.tee, "fmspc": self.fmspc},
         ).validity  # fmt: skip
 
 
@@ -109,7 +109,7 @@ class IntelQeIdentity:
         """See `check_intel_document`."""
         return check_intel_document(
             part(parts, "body"), part(parts, "chain"), name="enclaveIdentity", at=at,
-            roots={_root(roots)}, fields={"id": "QE" if self.tee == "sgx" else "TD_QE"},
+            roots={intel_root(roots)}, fields={"id": "QE" if self.tee == "sgx" else "TD_QE"},
         ).validity  # fmt: skip
 
 
@@ -147,7 +147,7 @@ class IntelPckCrl:
             load_certificates(part(parts, "chain"), what="issuer chain"),
             issuer=_CA_NAMES[self.ca],
             at=at,
-            roots={_root(roots)},
+            roots={intel_root(roots)},
         )
 
 
@@ -176,7 +176,11 @@ class IntelRootCrl:
         """See `check_revocation_list`."""
         chain = load_certificates(part(parts, "chain"), what="root")
         return check_revocation_list(
-            part(parts, "body"), chain, issuer=common_name(chain[0]), at=at, roots={_root(roots)}
+            part(parts, "body"),
+            chain,
+            issuer=common_name(chain[0]),
+            at=at,
+            roots={intel_root(roots)},
         )
 
 
@@ -219,5 +223,6 @@ def _pck_crl(services: Services, ca: str) -> str:
     return f"{_base(services)}/sgx/certification/v4/pckcrl?ca={ca}&encoding=der"
 
 
-def _root(roots: VendorRoots) -> Sha256:
+def intel_root(roots: VendorRoots) -> Sha256:
+    """Fingerprint of Intel's root."""
     return INTEL_SGX_ROOT if roots.intel is None else sha256(roots.intel)

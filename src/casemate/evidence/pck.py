@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from casemate.encoding import ByteReader
 from casemate.errors import MalformedError
@@ -33,10 +34,12 @@ class PckPlatform:
     Args:
         fmspc: family, model, stepping, platform type, custom SKU: 12 lower-case hex digits.
         ca: who issued the PCK certificate: ``platform`` or ``processor``.
+        chain: the PCK certificate and its issuers, as they came.
     """
 
     fmspc: str
     ca: str
+    chain: tuple[x509.Certificate, ...]
 
 
 def platform_of(quote: Quote) -> PckPlatform:
@@ -50,17 +53,21 @@ def platform_of(quote: Quote) -> PckPlatform:
     """
     pem = _certification_data(quote)
     try:
-        (leaf, *_) = x509.load_pem_x509_certificates(pem)
+        chain = tuple(x509.load_pem_x509_certificates(pem))
+        leaf = chain[0]
         names = leaf.issuer.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
         extension = leaf.extensions.get_extension_for_oid(x509.ObjectIdentifier(_SGX_EXTENSION))
-    except (ValueError, TypeError, x509.InvalidVersion, x509.ExtensionNotFound) as error:
+    except (
+        ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension,
+        x509.ExtensionNotFound, x509.InvalidVersion, x509.UnsupportedGeneralNameType,
+    ) as error:  # fmt: skip
         raise _malformed("PCK certificate", f"{type(error).__name__}: {error}"[:120]) from error
     ca = _CAS.get(str(names[0].value) if names else "")
     if ca is None:
         raise _malformed("issuer of the PCK certificate", leaf.issuer.rfc4514_string()[:120])
     value = extension.value
     assert isinstance(value, x509.UnrecognizedExtension)
-    return PckPlatform(fmspc=_fmspc(value.value).hex(), ca=ca)
+    return PckPlatform(fmspc=_fmspc(value.value).hex(), ca=ca, chain=chain)
 
 
 def _certification_data(quote: Quote) -> bytes:
