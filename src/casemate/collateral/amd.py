@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from casemate.collateral.wanted import Parts, Services, part, revocation_list, root_of
 from casemate.endorsements.certificates import load_certificate, load_certificates
+from casemate.errors import NotGenuineError
 from casemate.evidence.snp import TcbVersion
+from casemate.types import Sha256
 from casemate.verify.collateral import Validity, check_revocation_list
 from casemate.verify.collateral_amd import check_amd_issuers, check_vcek
 from casemate.verify.roots import VendorRoots
@@ -70,7 +72,7 @@ class AmdVcek:
         issuers = load_certificates(part(parts, "chain"), what="AMD's chain")
         return check_vcek(
             [leaf, *issuers], product=self.product, hardware_id=self.hardware_id,
-            tcb=self.tcb.parts(), root=roots.amd[self.product], at=at,
+            tcb=self.tcb.parts(), root=_root(roots, self.product), at=at,
         )  # fmt: skip
 
 
@@ -105,7 +107,7 @@ class AmdChain:
         """See `check_amd_issuers`."""
         return check_amd_issuers(
             load_certificates(part(parts, "chain"), what="AMD's chain"),
-            kind=self.kind, product=self.product, root=roots.amd[self.product], at=at,
+            kind=self.kind, product=self.product, root=_root(roots, self.product), at=at,
         )  # fmt: skip
 
 
@@ -142,8 +144,21 @@ class AmdCrl:
         """AMD's root signs the list."""
         return check_revocation_list(
             part(parts, "body"), load_certificates(part(parts, "chain"), what="root"),
-            issuer=f"ARK-{self.product}", at=at, roots={roots.amd[self.product]},
+            issuer=f"ARK-{self.product}", at=at, roots={_root(roots, self.product)},
         )  # fmt: skip
+
+
+def _root(roots: VendorRoots, product: str) -> Sha256:
+    root = roots.amd.get(product)
+    if root is None:
+        raise NotGenuineError(
+            "collateral.root",
+            "no root is pinned for that product",
+            field="product",
+            expected=" or ".join(sorted(roots.amd)),
+            got=product,
+        )
+    return root
 
 
 def _base(services: Services) -> str:

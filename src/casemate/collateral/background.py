@@ -30,7 +30,7 @@ from casemate.collateral.cache import CollateralCache
 from casemate.collateral.gather import Part, Store, assemble, collect, require_vouched_for
 from casemate.collateral.wanted import Wanted
 from casemate.endorsements.collection import Endorsements, sort_endorsements
-from casemate.errors import CasemateError, UnavailableError
+from casemate.errors import CasemateError, InternalError, UnavailableError
 from casemate.evidence import Evidence
 from casemate.verify import Known
 
@@ -197,17 +197,27 @@ class BackgroundCollateral:
         try:
             part = self._cache.get(wanted)
         except CasemateError as error:
-            with self._lock:
-                question = self._questions[wanted.name]
-                question.failed = time.monotonic()
-            question.future.set_exception(error)
-            self._tell(f"{error.message} [{error.code}]")
+            self._failed(wanted, error)
+            return
+        except Exception as error:  # noqa: BLE001  a dead thread would leave questions open for ever
+            failure = InternalError(
+                "collateral.internal", f"asking failed: {type(error).__name__}", field=wanted.name
+            )
+            failure.__cause__ = error
+            self._failed(wanted, failure)
             return
         with self._lock:
             question = self._questions.pop(wanted.name)
         question.future.set_result(part)
         if part.warning is not None:
             self._tell(f"{wanted.name} couldn't be fetched again: {part.warning}")
+
+    def _failed(self, wanted: Wanted, error: CasemateError) -> None:
+        with self._lock:
+            question = self._questions[wanted.name]
+            question.failed = time.monotonic()
+        question.future.set_exception(error)
+        self._tell(f"{error.message} [{error.code}]")
 
     def _tell(self, text: str) -> None:
         with contextlib.suppress(OSError):  # nobody may be reading any more
