@@ -187,6 +187,15 @@ def test_other_models_are_served_after_a_replacement(base, tmp_path):
     assert caught.value.status is Code.NOT_FOUND
 
 
+def test_a_replacement_by_nothing_is_an_error_and_the_old_one_goes(base, tmp_path):
+    registry = started(base)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UsageError, match="no version to serve"):
+        registry.replace((ModelSettings(name="m", base_path=empty),))
+    assert serving(registry) == []
+
+
 def test_an_empty_folder_ends_the_model_or_keeps_it_as_told(base):
     keeping = started(base, rules=LoadRules(keep_without_versions=True))
     ending = started(base)

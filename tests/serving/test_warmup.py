@@ -6,7 +6,8 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.onnx_models import identity_model, put_model
+from onnx import TensorProto, helper
+from tests.support.onnx_models import as_model, identity_model, put_model
 from tests.support.serving_core import loader
 
 from casemate.errors import CasemateError, MalformedError
@@ -84,8 +85,8 @@ def test_anything_is_records_or_malformed(content):
     assert content == b""
 
 
-def _load(base, content, iterations=1):
-    put_model(base, identity_model())
+def _load(base, content, iterations=1, model=None):
+    put_model(base, model or identity_model())
     (base / "1" / "assets.extra").mkdir()
     (base / "1" / "assets.extra" / "tf_serving_warmup_requests").write_bytes(content)
     return loader(warmup_iterations=iterations).load("m", list_versions(base)[1])
@@ -103,6 +104,19 @@ def test_a_version_is_warmed_up_before_it_serves(tmp_path):
 def test_a_version_whose_warm_up_fails_does_not_load(tmp_path, content):
     with pytest.raises(CasemateError):
         _load(tmp_path, content)
+
+
+def test_a_model_that_fails_at_its_warm_up_does_not_load_and_says_so(tmp_path):
+    """The engine's own errors are no errors of ours; as they come, they would end the server."""
+    info = helper.make_tensor_value_info
+    model = as_model(
+        [helper.make_node("Reshape", ["x", "three"], ["y"])],
+        [info("x", TensorProto.FLOAT, ["n"])],
+        [info("y", TensorProto.FLOAT, [3])],
+        [helper.make_tensor("three", TensorProto.INT64, [1], [3])],
+    )
+    with pytest.raises(MalformedError, match="loaded or warmed up"):
+        _load(tmp_path, kept(1), model=model)
 
 
 def test_without_warm_up_the_file_is_not_looked_at(tmp_path):

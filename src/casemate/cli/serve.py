@@ -18,5 +18,5 @@ from casemate.serving.server import serve
 )
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 def command(flags: tuple[str, ...]) -> None:
-    """Serve an ONNX model over TensorFlow Serving's gRPC."""
+    """Serve ONNX models over TensorFlow Serving's interfaces and Open Inference."""
     raise SystemExit(serve(parse_flags(flags)))

@@ -83,6 +83,15 @@ class Loader:
         except CasemateError as error:
             code = status_of(error)
             raise
+        except (
+            Exception
+        ) as error:  # a model is a stranger's: it may fail in any way of the engine's
+            code = Code.INTERNAL
+            raise MalformedError(
+                "serving.model",
+                f"the model failed while it was loaded or warmed up: {type(error).__name__}",
+                field=str(version.folder),
+            ) from error
         finally:
             elapsed = time.perf_counter() - started
             self.metrics.loaded(str(version.folder), code, elapsed)

@@ -7,6 +7,7 @@ for a label.
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -233,7 +234,11 @@ class OpenInferenceApi:
             deadline=deadline,
             api="ModelInfer",
         )
-        return _reply(self._core.ask(question, feed), request.id)
+        answer = self._core.ask(question, feed)
+        encoding = time.perf_counter()
+        reply = _reply(answer, request.id)
+        self._core.metrics.phase(answer.model, "encode", time.perf_counter() - encoding)
+        return reply
 
     def _feed(self, request: wire.ModelInferRequest, signature: Signature) -> dict[str, Array]:
         check_inputs(signature, [each.name for each in request.inputs])

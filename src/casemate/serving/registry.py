@@ -157,8 +157,9 @@ class Registry:
                 managed.settings = settings
                 managed.failures.clear()
                 failure = self._reconcile(managed)
-                if failure is not None and not self._versions(settings.name):
-                    failures.append(failure)
+                if not self._versions(settings.name):
+                    nothing = no_model(settings.base_path, "no version to serve")
+                    failures.append(failure or nothing)
                 try:
                     self._label(managed)
                 except RequestError as error:

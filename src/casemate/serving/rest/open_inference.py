@@ -6,6 +6,7 @@ Source: Open Inference Protocol, "HTTP/REST"; its binary tensor data extension.
 from __future__ import annotations
 
 import re
+import time
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -149,6 +150,7 @@ class OpenInferenceRest:
             api="ModelInfer",
         )
         answer = self._core.ask(question, feed)
+        encoding = time.perf_counter()
         binary = {each.name: each.binary for each in wanted}
         outputs: list[Writable] = []
         tail = []
@@ -166,6 +168,7 @@ class OpenInferenceRest:
                 "outputs": outputs,
             }
         )
+        self._core.metrics.phase(answer.model, "encode", time.perf_counter() - encoding)
         if not tail:
             return Response(status=200, body=body)
         return Response(

@@ -6,6 +6,7 @@ Source: TensorFlow Serving, "RESTful API".
 from __future__ import annotations
 
 import re
+import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -110,7 +111,10 @@ class TensorFlowRest:
             choice=choice_of(spec), signature=spec.signature_name, deadline=deadline
         )
         answer = self._core.ask(question, feed)
-        return write({"predictions": _rows(answer)} if by_row else {"outputs": _outputs(answer)})
+        encoding = time.perf_counter()
+        body = write({"predictions": _rows(answer)} if by_row else {"outputs": _outputs(answer)})
+        self._core.metrics.phase(answer.model, "encode", time.perf_counter() - encoding)
+        return body
 
     def _examples(
         self, spec: wire.ModelSpec, method: str, document: Mapping[str, Json], deadline: float
