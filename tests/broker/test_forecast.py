@@ -52,3 +52,16 @@ def test_of_what_does_not_end_nothing_is_told(tmp_path):
         assert fetched(contract) == SECRETS
         (line,) = broker.lines("released")
     assert "forecast" not in line
+
+
+def test_a_simulated_launcher_whose_alternative_ends(tmp_path):
+    contract = contract_at(port := pick_port(0))
+    document = policy_document(contract)
+    (alternative,) = document.policies["launcher"].alternatives
+    ends = replace(alternative, expires=TODAY + 3 * DAY)
+    launcher = replace(document.policies["launcher"], alternatives=(ends,))
+    document = replace(document, policies={"launcher": launcher})
+    with running_broker(tmp_path, contract=contract, document=document, port=port) as broker:
+        assert fetched(contract) == SECRETS
+        (line,) = broker.lines("released")
+    assert [each["field"] for each in line["forecast"]] == ["expires"]

@@ -7,10 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from casemate.errors import CasemateError, Mismatch, NotAcceptableError
+from casemate.evidence import Tee
 from casemate.policy import AppraisedReport, PolicyDocument, appraise
 from casemate.protocol import VerifiedPeer
 from casemate.verify import Known, VerifiedReport
 from casemate.verify.forecast import Forecast, forecast_end, forecast_recovery
+
+_TIMELESS = (Tee.SIMULATED, Tee.IDENTITY_KEY)
+"""Their evidence has no certificate that could end: only a policy can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +95,8 @@ def foretell(
         The admission, which doesn't hold on to the evidence any more.
     """
     peer = admission.peer
-    again, known = peer.again, peer.known
+    timeless = peer.report.tee in _TIMELESS and not peer.report.gpus
+    again, known = (lambda _: peer.report) if timeless else peer.again, peer.known
     rest = replace(admission, peer=replace(peer, again=None, known=None))
     if again is None or not within:
         return rest
