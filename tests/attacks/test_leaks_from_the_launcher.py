@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from tests.support.launches import CANARY, busybox_root, launch_site, needs_busybox, root_choices
@@ -95,10 +97,15 @@ def test_no_process_that_held_a_secret_dumps_core(tmp_path):
 
 def test_the_hosts_files_hold_no_secret_while_it_runs(tmp_path):
     script = "echo ready; while :; do sleep 0.1; done"
-    with launch_site(tmp_path, ["/bin/sh", "-c", script]) as site, site.running() as run:
+    name, value = f"{uuid4().hex}.key", uuid4().bytes  # so that nobody else's is found
+    secrets = {"tls": (value, f"/etc/{name}", 0o400)}
+    with (
+        launch_site(tmp_path, ["/bin/sh", "-c", script], secrets=secrets) as site,
+        site.running() as run,
+    ):
         assert run.below
         for place in (tmp_path, Path("/mnt"), Path("/run"), Path("/dev/shm")):
-            for path in place.rglob("tls.key"):
-                raise AssertionError(f"{path} is on the host")
+            for folder, _, files in os.walk(place):
+                assert name not in files, f"{folder} is on the host"
         events = [json.loads(line) for line in site.audit.read_text().splitlines()]
         assert any(event["event"] == "released" for event in events)

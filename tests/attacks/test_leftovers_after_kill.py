@@ -4,14 +4,15 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 from tests.support.launches import (
     descendants,
     gone_in_time,
+    launch_mounts,
     launch_site,
     needs_busybox,
+    own_storage,
     root_choices,
 )
 from tests.support.trees import file
@@ -20,29 +21,26 @@ pytestmark = needs_busybox
 
 # The workload hides a child in a session of its own: that must end too.
 SCRIPT = "(trap '' TERM HUP; sleep 1000) & echo ready; while :; do sleep 0.1; done"
-PLACES = ("/dev/shm", "/run", "/tmp", "/var/tmp", "/mnt")
 
 
-def mounts():
-    return set(Path("/proc/self/mounts").read_text().splitlines())
-
-
-def directories():
-    found = set()
-    for place in map(Path, PLACES):
-        found |= {str(path) for path in place.glob("casemate-root-*")} if place.is_dir() else set()
-    return found
+@pytest.fixture
+def storage(tmp_path, monkeypatch):
+    with own_storage(tmp_path, monkeypatch) as folder:
+        yield folder
 
 
 @pytest.fixture(params=root_choices())
-def launched(request, tmp_path):
+def launched(request, tmp_path, storage):
     with launch_site(tmp_path, ["/bin/sh", "-c", SCRIPT], volume=[file("m", b"x")]) as site:
-        before = mounts(), directories()
+        before = launch_mounts(storage, tmp_path)
         with site.running(f"--root={request.param}") as run:
             assert len(run.below) >= 4  # keeper, init, workload, its child
+            if request.param == "chroot":
+                assert list(storage.iterdir()), "its plain files aren't where this test looks"
             yield run
             assert gone_in_time((run.process.pid, *run.below)), "a process is left"
-            assert (mounts(), directories()) == before
+            assert launch_mounts(storage, tmp_path) == before
+            assert list(storage.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -78,21 +76,26 @@ def test_launcher_and_workload_are_killed_at_once(launched):
 
 
 @pytest.mark.parametrize("root", root_choices())
-def test_a_request_to_stop_at_any_moment_of_the_start(tmp_path, root):
+def test_a_request_to_stop_at_any_moment_of_the_start(tmp_path, storage, root):
     with launch_site(tmp_path, ["/bin/sh", "-c", SCRIPT], volume=[file("m", b"x")]) as site:
-        before = mounts(), directories()
-        for step in range(24):
+        before = launch_mounts(storage, tmp_path)
+        began = time.monotonic()
+        with site.running(f"--root={root}"):
+            start = time.monotonic() - began
+        for step in range(16):
+            moment = start * step / 14  # the last of them when it runs
             process = subprocess.Popen(
                 site.command(f"--root={root}"),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            time.sleep(0.02 * step)
+            time.sleep(moment)
             below = descendants(process.pid)
             process.send_signal(signal.SIGINT if step % 2 else signal.SIGTERM)
             try:
-                assert process.wait(4) != 0, f"after {0.02 * step:.2f} s"
+                assert process.wait(4) != 0, f"after {moment:.2f} of {start:.2f} s"
             finally:
                 process.kill()
             assert gone_in_time(below, 4)
-        assert (mounts(), directories()) == before
+        assert launch_mounts(storage, tmp_path) == before
+        assert list(storage.iterdir()) == []

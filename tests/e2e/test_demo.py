@@ -7,11 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from tests.support import demo_data, plain_container
-from tests.support.launches import descendants, gone_in_time
+from tests.support.launches import descendants, gone_in_time, launch_mounts
 
 from casemate.project.programs import casemate_command
 
@@ -37,10 +36,10 @@ def scratch(tmp_path, monkeypatch):
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
-    mounts = Path("/proc/self/mounts").read_text()
+    mounts = launch_mounts(folder)
     yield
     assert list(folder.iterdir()) == []
-    assert Path("/proc/self/mounts").read_text() == mounts
+    assert launch_mounts(folder) == mounts
 
 
 def assert_shows_everything(report):

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from tests.support.trees import directory, file, symlink
 
 from casemate.image.keys import encode_key_file, generate_key
 from casemate.image.seal import seal
+from casemate.image.storage import is_memory
 from casemate.image.tree import TreeEntry
 from casemate.launcher.isolation import choose_isolation
 from casemate.launcher.options import RootChoice
@@ -47,6 +49,8 @@ _APPLETS = (
     "mkdir", "touch", "wc", "head",
 )  # fmt: skip
 _TIMEOUT = 30.0
+_MEMORY = ("/dev/shm", "/run", "/tmp", "/var/tmp", "/mnt")
+_MOUNTED = ("/mnt", "/media", "/srv", "/opt", "/run", "/var/tmp", "/tmp")
 
 needs_busybox = pytest.mark.skipif(
     not BUSYBOX.is_file(), reason="needs busybox-static (tools/install-test-programs)"
@@ -75,6 +79,42 @@ def busybox_root(*more: TreeEntry) -> list[TreeEntry]:
         directory("etc"),
         *more,
     ]
+
+
+@contextmanager
+def own_storage(folder: Path, environment: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder where this test's launches alone put what they decrypt when they can't mount.
+
+    Args:
+        folder: of this test alone; taken where this machine has no memory that may hold programs.
+        environment: in which launchers are told of it.
+    """
+    for place in map(Path, _MEMORY):
+        usable = place.is_dir() and os.access(place, os.W_OK | os.X_OK) and is_memory(place)
+        if usable and not os.statvfs(place).f_flag & os.ST_NOEXEC:
+            break
+    else:
+        place = folder
+    with tempfile.TemporaryDirectory(prefix="casemate-test-", dir=place) as own:
+        environment.setenv("XDG_RUNTIME_DIR", own)
+        yield Path(own)
+
+
+def launch_mounts(*folders: Path) -> set[str]:
+    """The mounts of this machine that a launch could have left there.
+
+    Others mount and unmount besides; these are where launchers mount, or within ``folders``.
+    """
+    places = [f"{base}/{name}" for base in _MOUNTED for name in ("root", "lower", "upper", "work")]
+    places += [str(folder) for folder in folders]
+    found = set()
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        source, target = line.split()[:2]
+        if (source == "casemate" and target in _MOUNTED) or any(
+            target == place or target.startswith(place + "/") for place in places
+        ):
+            found.add(line)
+    return found
 
 
 @dataclass(slots=True)
