@@ -76,17 +76,16 @@ def verify_chain(
         )
     known = _KNOWN_CRITICAL | set(known_critical)
     for index, certificate in enumerate(chain):
-        name = certificate.subject.rfc4514_string()[:120]
         issuer = chain[min(index + 1, len(chain) - 1)]
-        _check_signature(certificate, issuer, what, name)
+        _check_signature(certificate, issuer, what)
         check_validity(certificate, at=at, what=what)
         if index:
-            _check_issuer(certificate, index - 1, what, name)
+            _check_issuer(certificate, index - 1, what)
         for extension in certificate.extensions:  # Rule 5.
             if extension.critical and extension.oid not in known:
                 raise _refusal(
-                    what, "critical-extension", name, "no unknown critical extension",
-                    extension.oid.dotted_string,
+                    what, "critical-extension", certificate,
+                    "no unknown critical extension", extension.oid.dotted_string,
                 )  # fmt: skip
 
 
@@ -101,7 +100,7 @@ def check_validity(certificate: x509.Certificate, *, at: datetime.datetime, what
         raise NotGenuineError(
             f"{what}.expired",
             "a certificate isn't valid at that time",
-            field=certificate.subject.rfc4514_string()[:120],
+            field=_name(certificate),
             expected=f"a time from {start.isoformat()} to {end.isoformat()}",
             got=at.isoformat(),
             remedy="Fetch a current certificate, or check the clock.",
@@ -141,9 +140,8 @@ def check_revocation(
         raise UnavailableError(
             f"{what}.no-crl",
             "whether a certificate was revoked can't be told",
-            field=certificate.subject.rfc4514_string()[:120],
-            expected=f"a revocation list of {issuer.subject.rfc4514_string()[:120]}, current at "
-            f"{at.isoformat()}",
+            field=_name(certificate),
+            expected=f"a revocation list of {_name(issuer)}, current at {at.isoformat()}",
             got="an outdated one" if mine else "none",
             remedy="Fetch the issuer's current revocation list.",
         )
@@ -151,14 +149,17 @@ def check_revocation(
     entry = newest.get_revoked_certificate_by_serial_number(certificate.serial_number)
     if entry is not None:
         raise _refusal(
-            what, "revoked", certificate.subject.rfc4514_string()[:120],
+            what, "revoked", certificate,
             "a certificate that isn't revoked", f"revoked {entry.revocation_date_utc.isoformat()}",
         )  # fmt: skip
 
 
-def _check_signature(
-    certificate: x509.Certificate, issuer: x509.Certificate, what: str, name: str
-) -> None:
+def _name(certificate: x509.Certificate) -> str:
+    """The subject, for messages; making it takes time, so only where something is refused."""
+    return certificate.subject.rfc4514_string()[:120]
+
+
+def _check_signature(certificate: x509.Certificate, issuer: x509.Certificate, what: str) -> None:
     """Rule 2."""
     _signing_key(issuer, what)
     try:
@@ -167,14 +168,14 @@ def _check_signature(
         raise NotGenuineError(
             f"{what}.chain",
             "a certificate wasn't issued by the next one of its chain",
-            field=name,
-            expected=f"signed by {issuer.subject.rfc4514_string()[:120]}",
+            field=_name(certificate),
+            expected=f"signed by {_name(issuer)}",
             got=str(error)[:120] or "a signature that doesn't hold",
             remedy="Give the chain that belongs to the leaf.",
         ) from error
 
 
-def _check_issuer(certificate: x509.Certificate, below: int, what: str, name: str) -> None:
+def _check_issuer(certificate: x509.Certificate, below: int, what: str) -> None:
     """Rule 4.
 
     Args:
@@ -183,37 +184,43 @@ def _check_issuer(certificate: x509.Certificate, below: int, what: str, name: st
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
-        raise _refusal(what, "not-a-ca", name, "a CA", "no basic constraints") from None
+        raise _refusal(what, "not-a-ca", certificate, "a CA", "no basic constraints") from None
     if not constraints.ca:
-        raise _refusal(what, "not-a-ca", name, "a CA", "a certificate of an end entity")
+        raise _refusal(what, "not-a-ca", certificate, "a CA", "a certificate of an end entity")
     if constraints.path_length is not None and constraints.path_length < below:
         raise _refusal(
-            what, "not-a-ca", name, f"a path of length {below}", str(constraints.path_length)
+            what, "not-a-ca", certificate, f"a path of length {below}", str(constraints.path_length)
         )
     try:
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
         return
     if not usage.key_cert_sign:
-        raise _refusal(what, "not-a-ca", name, "a key that signs certificates", "another usage")
+        raise _refusal(
+            what, "not-a-ca", certificate, "a key that signs certificates", "another usage"
+        )
 
 
 def _signing_key(
     certificate: x509.Certificate, what: str
 ) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
-    name = certificate.subject.rfc4514_string()[:120]
     try:
         key = certificate.public_key()
     except ValueError as error:
-        raise _refusal(what, "chain", name, "a readable key", str(error)[:80]) from error
+        raise _refusal(what, "chain", certificate, "a readable key", str(error)[:80]) from error
     if isinstance(key, ec.EllipticCurvePublicKey):
         return key
     if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _MIN_RSA_BITS:
         return key
-    raise _refusal(what, "chain", name, f"ECDSA, or RSA of {_MIN_RSA_BITS} bits", "another key")
+    raise _refusal(
+        what, "chain", certificate, f"ECDSA, or RSA of {_MIN_RSA_BITS} bits", "another key"
+    )
 
 
-def _refusal(what: str, code: str, field: str, expected: str, got: str) -> NotGenuineError:
+def _refusal(
+    what: str, code: str, at: str | x509.Certificate, expected: str, got: str
+) -> NotGenuineError:
+    field = at if isinstance(at, str) else _name(at)
     return NotGenuineError(
         f"{what}.{code}",
         f"the certificate chain doesn't hold at {field}",
