@@ -206,8 +206,22 @@ def test_a_status_in_both_spellings_has_two_readings():
     both["submods"]["snp"]["ear.status"] = "affirming"
     assert code(VERIFIER.sign(both)) == "ear.claim"
     old = claims()
+    del old["ear_status"]
     old["submods"]["snp"]["ear.status"] = old["submods"]["snp"].pop("ear_status")
     assert code(VERIFIER.sign(old)) == "ear.claim"
+
+
+def test_the_whole_is_not_better_than_its_part():
+    better = claims(status=Status.CONTRAINDICATED) | {"ear_status": "affirming"}
+    assert code(VERIFIER.sign(better)) == "ear.claim"
+
+
+@pytest.mark.parametrize("status", ["none", "warning", "contraindicated"])
+def test_a_whole_that_is_worse_than_its_part_counts(status):
+    worse = claims() | {"ear_status": status}
+    assert code(VERIFIER.sign(worse)) == "ear.status"
+    found = outcome(VERIFIER.sign(worse), policy=policy())
+    assert [each.field for each in found.error.mismatches] == ["status"]
 
 
 def test_a_status_twice_has_two_readings():
@@ -225,8 +239,8 @@ def test_a_status_twice_has_two_readings():
         {"eat_profile": "tag:ietf.org,2026:rats/ear#03"},
         {"submods": {}},
         {"submods": claims()["submods"] | {"other": {"ear_status": "affirming"}}},
-        {"eat_nonce": "bm4"},
-        {"eat_nonce": ["bm5ubm5ubm4"]},
+        {"eat_nonce": "bm4="},
+        {"eat_nonce": ["bm5ubm5ubm4="]},
         {"iat": 1.5},
         {"exp": True},
         {"iat": -1},

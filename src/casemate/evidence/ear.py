@@ -6,6 +6,7 @@ Does not check: the signature, times, and whether the verifier is trusted (`case
 
 from __future__ import annotations
 
+import base64
 import datetime
 import re
 from collections.abc import Mapping
@@ -13,10 +14,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from casemate.encoding import JsonValue, MapReader, decode_hex
+from casemate.encoding import JsonValue, MapReader, decode_base64, decode_hex
 from casemate.encoding.jose import (
     Jws,
-    decode_base64url,
     decode_claims,
     encode_base64url,
     parse_jws,
@@ -39,8 +39,8 @@ _MAX_SECONDS = 253402300799
 class Status(StrEnum):
     """What came of an appraisal (AR4SI, "trustworthiness tiers"), the worst last."""
 
-    NONE = "none"
     AFFIRMING = "affirming"
+    NONE = "none"
     WARNING = "warning"
     CONTRAINDICATED = "contraindicated"
 
@@ -105,13 +105,14 @@ def result_claims(result: AttestationResult) -> dict[str, JsonValue]:
         appraisal["ear_verifier_claims"] = dict(result.verifier_claims)
     claims: dict[str, JsonValue] = {
         "eat_profile": PROFILE,
+        "ear_status": result.status.value,
         "iat": int(result.issued_at.timestamp()),
         "exp": int(result.expires.timestamp()),
         "ear_verifier_id": {"developer": result.developer, "build": result.build},
         "submods": {result.attester: appraisal},
     }
     if result.nonce is not None:
-        claims["eat_nonce"] = encode_base64url(result.nonce)
+        claims["eat_nonce"] = base64.b64encode(result.nonce).decode("ascii")
     return claims
 
 
@@ -134,12 +135,14 @@ def parse_ear(data: bytes) -> SignedResult:
     if len(names := submods.names()) != 1 or not _SUBMODULE.match(names[0]):
         raise _malformed("submods", "one member, named after a TEE", f"{len(names)} members")
     appraisal = submods.take_map(names[0])
+    overall = top.take_optional("ear_status", str)
     program = top.take_map("ear_verifier_id")
     return SignedResult(
         jws=jws,
         result=_result(
             names[0],
             appraisal,
+            overall=overall,
             nonce=_nonce(top.take_optional("eat_nonce", str)),
             times=(_time(top, "iat"), _time(top, "exp")),
             program=(program.take("developer", str)[:256], program.take("build", str)[:256]),
@@ -151,13 +154,12 @@ def _result(
     attester: str,
     appraisal: MapReader,
     *,
+    overall: str | None,
     nonce: bytes | None,
     times: tuple[datetime.datetime, datetime.datetime],
     program: tuple[str, str],
 ) -> AttestationResult:
-    status = appraisal.take("ear_status", str)
-    if status not in set(Status):
-        raise _malformed("ear_status", " or ".join(Status), status[:32])
+    status = _status(appraisal.take("ear_status", str), overall)
     policies = appraisal.take_texts("ear_appraisal_policy_ids")
     if len(policies) != 1 or not _POLICY_ID.match(policies[0]):
         raise _malformed("ear_appraisal_policy_ids", "one ni:///sha-256;…", str(policies)[:80])
@@ -167,7 +169,7 @@ def _result(
         raise _malformed("ear_attester_claims.report_data", "128 hex digits", "none")
     return AttestationResult(
         attester=attester,
-        status=Status(status),
+        status=status,
         vector=_vector(appraisal),
         policy_id=policies[0],
         report_data=ReportData(
@@ -181,6 +183,19 @@ def _result(
         developer=program[0],
         build=program[1],
     )
+
+
+def _status(own: str, overall: str | None) -> Status:
+    """The worse of the appraisal's status and that of the whole, which may not be the better."""
+    order = list(Status)
+    for each in (own, overall):
+        if each is not None and each not in set(Status):
+            raise _malformed("ear_status", " or ".join(Status), each[:32])
+    if overall is None:
+        return Status(own)
+    if order.index(Status(overall)) < order.index(Status(own)):
+        raise _malformed("ear_status", f"{own} or worse, as its only appraisal", overall)
+    return Status(overall)
 
 
 def _require_one_spelling(value: JsonValue | Mapping[str, JsonValue]) -> None:
@@ -219,7 +234,7 @@ def _vector(appraisal: MapReader) -> Mapping[str, int]:
 def _nonce(text: str | None) -> bytes | None:
     if text is None:
         return None
-    nonce = decode_base64url(text, field="result.eat_nonce")
+    nonce = decode_base64(text, field="result.eat_nonce")
     if not 8 <= len(nonce) <= 64:
         raise _malformed("eat_nonce", "8 to 64 bytes", f"{len(nonce)} bytes")
     return nonce

@@ -182,7 +182,7 @@ def make_result(
     return AttestationResult(
         attester=attester.value,
         status=status,
-        vector=vector,
+        vector={part: vector.get(part, 0) for part in PARTS},
         policy_id=policy_id(policy_digest),
         report_data=report.report_data if report else ReportData(bytes(ReportData.length)),
         attester_claims=claims,
