@@ -29,11 +29,13 @@ class _Matcher:
         start = "" if anchored else "(?:.*/)?"
         self._expression = re.compile((start if whole else "") + _translated(pattern), re.DOTALL)
         self._by_name = not whole
+        # So that what begins with ** also stands for no folder at all.
+        self._before = "/" if pattern.startswith("**") and not anchored else ""
 
     def __call__(self, path: str, *, folder: bool) -> bool:
         if self._only_folders and not folder:
             return False
-        subject = path.rpartition("/")[2] if self._by_name else path
+        subject = path.rpartition("/")[2] if self._by_name else self._before + path
         return self._expression.fullmatch(subject) is not None
 
 
