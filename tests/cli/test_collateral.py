@@ -1,6 +1,7 @@
 """``casemate collateral``, and what ``casemate verify`` fetches, on published evidence."""
 
 import json
+import os
 
 import pytest
 from tests.collateral.test_gather import Published, PublishedKds
@@ -48,6 +49,22 @@ def test_verify_cant_decide_while_a_service_is_out(place):
     assert outcome["checks"][-1] == {
         "name": "collateral", "held": False, "purpose": "what the vendor says now is at hand",
     }  # fmt: skip
+
+
+def test_while_a_service_is_out_what_is_still_good_serves_with_a_warning(place, tmp_path):
+    pccs, where = place
+    assert run("verify", QUOTE, *AT, "--fetch", *where)["genuine"]
+    for each in (tmp_path / "cache").glob("*.lock"):
+        os.utime(each, (0, 0))  # the last question lies back
+    pccs.fault = Fault.REDIRECT
+    late = ("--at", "2025-07-19T00:00:00Z")  # ten hours before it ends
+    done = run_program(
+        casemate_command(*map(str, ("verify", QUOTE, *late, "--fetch", *where, "--json")))
+    )
+    assert done.status == 0, done.stderr
+    assert "WARNING: intel/tdx/tcb/b0c06f000000 couldn't be fetched again" in done.stderr
+    ended = ("--at", "2025-07-20T00:00:00Z")
+    assert run("verify", QUOTE, *ended, "--fetch", *where, code=6)["genuine"] is False
 
 
 def test_what_has_ended_is_never_kept(place):

@@ -51,10 +51,16 @@ def clock():
 
 
 @pytest.fixture
-def cache(tmp_path, pccs, clock):
+def warnings():
+    return []
+
+
+@pytest.fixture
+def cache(tmp_path, pccs, clock, warnings):
     return CollateralCache(
-        tmp_path / "cache", web=QUICK, services=Services(pccs=pccs.url), roots=ROOTS, clock=clock
-    )
+        tmp_path / "cache", web=QUICK, services=Services(pccs=pccs.url), roots=ROOTS, clock=clock,
+        warn=warnings.append,
+    )  # fmt: skip
 
 
 def refusal(cache, wanted=TCB):
@@ -112,7 +118,9 @@ def test_a_service_that_has_nothing_newer_is_asked_once_an_hour(cache, pccs, clo
     assert len(pccs.seen) == asked
 
 
-def test_while_nobody_answers_what_is_still_good_serves_and_then_nothing(cache, pccs, clock):
+def test_while_nobody_answers_what_is_still_good_serves_and_then_nothing(
+    cache, pccs, clock, warnings
+):
     first = cache.get(TCB)
     pccs.fault = Fault.OUTAGE
     clock.now = first.validity.end - HOUR
@@ -120,6 +128,7 @@ def test_while_nobody_answers_what_is_still_good_serves_and_then_nothing(cache, 
     served = cache.get(TCB)
     assert served.parts == first.parts
     assert "collateral.unreachable" in served.warning
+    assert served.warning in warnings[0]
     asked = len(pccs.seen)
     assert cache.get(TCB).parts == first.parts
     assert len(pccs.seen) == asked, "whoever didn't answer just now isn't asked at once again"

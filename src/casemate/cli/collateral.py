@@ -80,9 +80,6 @@ def fetch(
     else:
         for part in fetched.parts:
             click.echo(f"{'fetched' if part.fetched else 'at hand':<9}{_line(part)}")
-    for part in fetched.parts:
-        if part.warning is not None:
-            click.echo(f"casemate collateral: {part.wanted.name}: {part.warning}", err=True)
     for error in fetched.errors.values():
         click.echo(render_error(error, program="casemate collateral"), err=True)
     return 6 if fetched.errors else 0

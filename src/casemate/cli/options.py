@@ -143,6 +143,7 @@ def _placed(function: _F, *, flags: bool) -> _F:
             tls_ca=options.pop("tls_ca"),
             fetch=fetch,
             offline=offline,
+            warn=lambda text: click.echo(f"casemate: WARNING: {text}", err=True),
         )
         return function(*args, place=place, **options)
 

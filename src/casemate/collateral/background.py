@@ -73,7 +73,8 @@ class BackgroundCollateral:
         stores: bundles.
         clock: the time.
         patience: how long is waited.
-        warn: told in a sentence what couldn't be fetched; from any thread.
+        warn: told in a sentence what couldn't be had; from any thread. What is due and serves on
+            the cache says.
     """
 
     def __init__(
@@ -209,8 +210,6 @@ class BackgroundCollateral:
         with self._lock:
             question = self._questions.pop(wanted.name)
         question.future.set_result(part)
-        if part.warning is not None:
-            self._tell(f"{wanted.name} couldn't be fetched again: {part.warning}")
 
     def _failed(self, wanted: Wanted, error: CasemateError) -> None:
         with self._lock:

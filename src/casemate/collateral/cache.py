@@ -99,6 +99,7 @@ class CollateralCache:
         services: where they are.
         roots: the vendors'; others only in tests with authorities of their own.
         clock: the time.
+        warn: told in a sentence what is due and couldn't be fetched.
     """
 
     def __init__(
@@ -109,7 +110,9 @@ class CollateralCache:
         services: Services = VENDOR_SERVICES,
         roots: VendorRoots = VENDOR_ROOTS,
         clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+        warn: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._warn = warn
         self._folder = folder
         self._web = web
         self._services = services
@@ -263,7 +266,13 @@ class CollateralCache:
         except CasemateError as error:
             if found is None:
                 raise self._named(wanted, error) from error
-            return replace(found, warning=f"{error.message} [{error.code}]")
+            warning = f"{error.message} [{error.code}]"
+            with contextlib.suppress(OSError):  # nobody may be reading any more
+                self._warn(
+                    f"{wanted.name} couldn't be fetched again, and serves until "
+                    f"{found.validity.end:%Y-%m-%d %H:%M}: {warning}"
+                )
+            return replace(found, warning=warning)
 
     def _named(self, wanted: Wanted, error: CasemateError) -> UnavailableError:
         """Whatever was wrong: the part isn't at hand, so nothing can be decided with it."""

@@ -51,6 +51,7 @@ class Place:
         tls_ca: whose certificates services may have, beside nobody else's.
         fetch: whether services are asked.
         offline: whether the cache is used although nobody is asked.
+        warn: told what is due and couldn't be fetched.
     """
 
     folder: Path | None = None
@@ -58,6 +59,7 @@ class Place:
     tls_ca: Path | None = None
     fetch: bool = False
     offline: bool = False
+    warn: Callable[[str], None] = lambda _: None
 
     def cache(self, clock: Clock = now) -> CollateralCache:
         """The cache.
@@ -70,6 +72,7 @@ class Place:
             web=self._web() if self.fetch else None,
             services=self.services,
             clock=clock,
+            warn=self.warn,
         )
 
     def _web(self) -> Web:
