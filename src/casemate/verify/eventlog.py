@@ -6,8 +6,7 @@
     EV_NO_ACTION extend nothing.
  3. The result equals the attested value, for every register that is held against the log.
 
-What an event describes is then believed only where the description itself was measured: where its
-digest is the event's.
+Nothing else in a log was measured: not an event's type, nor what it says of itself.
 
 Source: TCG, "PC Client Platform Firmware Profile", revision 1.06, sections 3.3.4.8 (SecureBoot),
 10.2 and 10.4.5.3 (StartupLocality); "PC Client Platform TPM Profile", section "PCR initial values";
@@ -21,18 +20,14 @@ import hmac
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from casemate.encoding import ByteReader
 from casemate.errors import MalformedError, NotGenuineError
 from casemate.evidence.eventlog import EV_NO_ACTION, LoggedEvent
 
-_VARIABLE_DRIVER_CONFIG = 0x80000001
 _STARTUP_LOCALITY = b"StartupLocality\0"
 _LOCALITIES = (0, 3, 4)
 _SECURE_BOOT_PCR = 7
 _LATE_LAUNCH = range(17, 23)
 _GLOBAL_VARIABLE = bytes.fromhex("61dfe48bca93d211aa0d00e098032b8c")
-_SECURE_BOOT = "SecureBoot".encode("utf-16-le")
-_MAX_NAME, _MAX_VALUE = 1024, 1 << 20
 
 
 def replay(
@@ -130,8 +125,8 @@ def check_tpm_log(events: Sequence[LoggedEvent], pcrs: Mapping[int, bytes]) -> b
         Whether secure boot was on; None where the log doesn't tell, or register 7 isn't attested.
 
     Raises:
-        NotGenuineError: ``eventlog.replay``, ``eventlog.description``.
-        MalformedError: ``eventlog.locality``, ``eventlog.variable``; see `check_registers`.
+        NotGenuineError: ``eventlog.replay``.
+        MalformedError: ``eventlog.locality``; see `check_registers`.
     """
     check_registers(
         events, pcrs, algorithm="sha256", names={number: f"pcr{number}" for number in pcrs},
@@ -162,38 +157,37 @@ def _initial(events: Sequence[LoggedEvent]) -> dict[int, bytes]:
 
 
 def _secure_boot(events: Sequence[LoggedEvent]) -> bool | None:
-    """What the firmware measured of the variable SecureBoot."""
-    values = []
+    """What the firmware measured of the variable SecureBoot.
+
+    Only digests are looked at, for nothing else in a log was measured: not an event's type, not its
+    description. And only those before the separator that ends the firmware's part: what follows
+    could be anybody's who may extend registers.
+    """
+    found: bool | None = None
     for event in events:
-        if event.register != _SECURE_BOOT_PCR or event.type != _VARIABLE_DRIVER_CONFIG:
+        if event.register != _SECURE_BOOT_PCR or event.type == EV_NO_ACTION:
             continue
-        value = _value_of_secure_boot(event.data)
-        if value is None:
-            continue
-        if not hmac.compare_digest(
-            hashlib.sha256(event.data).digest(), event.digests.get("sha256", b"")
-        ):
-            raise NotGenuineError(
-                "eventlog.description",
-                "the event log describes another value than was measured",
-                field="SecureBoot",
-                expected=event.digests.get("sha256", b"").hex(),
-                got=hashlib.sha256(event.data).hexdigest(),
-                remedy="Nothing can repair it: the log was changed.",
-            )
-        values.append(value == b"\x01")
-    return all(values) if values else None
+        digest = event.digests["sha256"]
+        if digest in _SEPARATORS:
+            return found
+        if digest in _SECURE_BOOT:
+            found = _SECURE_BOOT[digest] and found is not False
+    return None  # no separator: whose events these are can't be told
 
 
-def _value_of_secure_boot(data: bytes) -> bytes | None:
-    """The value, where UEFI_VARIABLE_DATA is of that variable; else None."""
-    r = ByteReader(data, what="UEFI variable")
-    guid, characters, size = r.take(16, "VariableName"), r.uint(8, "name length"), r.uint(8, "size")
-    if characters > _MAX_NAME or size > _MAX_VALUE:
-        raise MalformedError(
-            "eventlog.variable", "the event log has a variable of unexpected size",
-            field="UEFI_VARIABLE_DATA", got=f"{characters} characters, {size} bytes",
-        )  # fmt: skip
-    name, value = r.take(2 * characters, "UnicodeName"), r.take(size, "VariableData")
-    r.finish()
-    return value if guid == _GLOBAL_VARIABLE and name == _SECURE_BOOT else None
+def _variable(value: bytes) -> bytes:
+    """UEFI_VARIABLE_DATA of SecureBoot with that value, as firmware measures it."""
+    name = "SecureBoot"
+    sizes = len(name).to_bytes(8, "little") + len(value).to_bytes(8, "little")
+    return _GLOBAL_VARIABLE + sizes + name.encode("utf-16-le") + value
+
+
+_SECURE_BOOT = MappingProxyType(
+    {
+        hashlib.sha256(_variable(value)).digest(): value == b"\x01"
+        for value in (b"\x01", b"\x00", b"")
+    }
+)
+_SEPARATORS = frozenset(
+    hashlib.sha256(value.to_bytes(4, "little")).digest() for value in (0, 1, 0xFFFFFFFF)
+)
