@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -185,6 +186,61 @@ def test_a_connection_that_begins_and_goes_silent_holds_nobody_up(server):
         with server.channel() as channel:
             assert predict(channel) == [1]
         assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    "path", [PREDICT, "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]
+)
+def test_requests_that_begin_and_never_end_leave_room_for_others(server, path):
+    """GRPC gives each a thread as soon as it begins, and would wait for its message for ever."""
+    stop = threading.Event()
+
+    def half_said():
+        stop.wait(60)
+        yield from ()
+
+    with server.channel() as attacker, server.channel() as channel:
+        stalled = [attacker.stream_stream(path)(half_said()) for _ in range(400)]
+        try:
+            time.sleep(0.5)
+            began = time.monotonic()
+            assert predict(channel) == [1]
+            assert time.monotonic() - began < 5
+            # The longest have made room for the rest.
+            assert sum(not each.is_active() for each in stalled) >= 100
+        finally:
+            stop.set()
+
+
+def test_a_request_that_never_ends_is_given_up(tmp_path):
+    base = put_model(tmp_path / "m", identity_model())
+    with running(base, tmp_path, "--rest_api_timeout_in_ms=500") as server:
+        stop = threading.Event()
+
+        def half_said():
+            stop.wait(60)
+            yield from ()
+
+        with server.channel() as channel:
+            call = channel.stream_unary(PREDICT).future(half_said(), timeout=30)
+            began = time.monotonic()
+            assert call.code() is grpc.StatusCode.CANCELLED
+            assert time.monotonic() - began < 10
+            stop.set()
+
+
+def test_watchers_leave_room_for_requests(server):
+    with server.channel() as attacker, server.channel() as channel:
+        watch = attacker.unary_stream("/grpc.health.v1.Health/Watch")
+        watching = [watch(b"", timeout=60) for _ in range(200)]
+        refused = []
+        for each in watching:
+            try:
+                next(each)
+            except grpc.RpcError as error:
+                refused.append(error.code())
+        assert refused == [grpc.StatusCode.RESOURCE_EXHAUSTED] * (200 - 32)
+        assert predict(channel) == [1]
 
 
 @pytest.mark.parametrize(

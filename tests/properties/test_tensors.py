@@ -14,7 +14,7 @@ from tests.support.serving_core import served_core
 from casemate.errors import MalformedError
 from casemate.serving.dtypes import ELEMENT_TYPES
 from casemate.serving.grpc_service import Endpoint, tensorflow_handlers
-from casemate.serving.lifecycle import Gate
+from casemate.serving.lifecycle import Arrivals, Gate
 from casemate.serving.tensorflow_api import TensorFlowApi
 from casemate.serving.tensors import decode_tensor, encode_tensor
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
@@ -88,6 +88,9 @@ class _Context:
     def __init__(self):
         self.code, self.details = grpc.StatusCode.OK, ""
 
+    def cancel(self):
+        raise AssertionError("nothing to cancel")
+
     def time_remaining(self):
         return 60.0
 
@@ -111,14 +114,14 @@ class _Call:
 def predict(tmp_path_factory):
     base = tmp_path_factory.mktemp("m")
     core = served_core(base, identity_model(shape=["n", 2]), max_bytes=LIMIT)
-    endpoint = Endpoint(core=core, gate=Gate(8))
+    endpoint = Endpoint(core, Gate(8), workers=1, arrivals=Arrivals(8, 60))
     (handler, *_) = tensorflow_handlers(endpoint, TensorFlowApi(core))
-    return handler.service(_Call("/tensorflow.serving.PredictionService/Predict")).unary_unary
+    return handler.service(_Call("/tensorflow.serving.PredictionService/Predict")).stream_unary
 
 
 def _answer(predict, content):
     context = _Context()
-    reply = predict(content, context)
+    reply = predict(iter([content]), context)
     if context.code is grpc.StatusCode.OK:
         wire.PredictResponse.FromString(reply)
     else:

@@ -18,7 +18,7 @@ from typing import Final, Protocol, TypeAlias
 import numpy as np
 
 from casemate.errors import MalformedError
-from casemate.serving.core import check_deadline
+from casemate.serving.core import late
 from casemate.serving.dtypes import Array
 from casemate.serving.metrics import Metrics
 from casemate.serving.model import Model
@@ -222,7 +222,7 @@ class Batcher:
         # Clients without a deadline seem to have one in a distant future.
         if not task.done.wait(min(patience, threading.TIMEOUT_MAX) if patience else patience):
             task.given_up = True
-            check_deadline(task.deadline)
+            raise late()
         if task.error is not None:
             raise task.error
         assert task.results is not None
@@ -234,7 +234,7 @@ class Batcher:
             tasks = []
             for task in batch.tasks:
                 if task.given_up or (task.deadline is not None and task.deadline <= now):
-                    self._fail([task], _late())
+                    self._fail([task], late())
                 else:
                     self._metrics.queued(self._name, now - task.since)
                     tasks.append(task)
@@ -317,12 +317,6 @@ def _rows(feeds: Mapping[str, Array]) -> int:
             "inputs", "the same first dimension, from 1", ", ".join(map(str, sorted(sizes)))
         )
     return int(sizes.pop())
-
-
-def _late() -> RequestError:
-    return RequestError(
-        Code.DEADLINE_EXCEEDED, "serving.deadline", "the request's time was over before its turn"
-    )
 
 
 def _malformed(field: str, expected: str, got: str) -> MalformedError:

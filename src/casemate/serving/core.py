@@ -159,11 +159,14 @@ def check_deadline(deadline: float | None) -> None:
         RequestError: ``serving.deadline``.
     """
     if deadline is not None and time.monotonic() >= deadline:
-        raise RequestError(
-            Code.DEADLINE_EXCEEDED,
-            "serving.deadline",
-            "the request's time was over before its turn",
-        )
+        raise late()
+
+
+def late() -> RequestError:
+    """The error for a request that nobody waits for any more."""
+    return RequestError(
+        Code.DEADLINE_EXCEEDED, "serving.deadline", "the request's time was over before its turn"
+    )
 
 
 def check_inputs(signature: Signature, names: Sequence[str]) -> None:

@@ -1,4 +1,8 @@
-"""gRPC's health checking and reflection, by gRPC's own libraries, with bounds."""
+"""gRPC's health checking and reflection, with bounds.
+
+Health checking uses gRPC's messages, but not its servicer, which remembers whatever names it is
+asked for and waits for requests without end. Reflection is gRPC's own.
+"""
 
 from __future__ import annotations
 
@@ -9,45 +13,96 @@ from typing import Any, Final
 import grpc
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pool import DescriptorPool
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from casemate.serving.grpc_service import Endpoint, generic
+from casemate.serving.status import Code, RequestError, shown
 from casemate.serving.wire import open_inference_pb2, tensorflow_serving_pb2
 
 HEALTH: Final = health.SERVICE_NAME
 _OURS: Final = ".casemate.serving.v1."
 # Who asks holds a thread, so few may, and not for long.
 _MAX_ASKING: Final = 2
+_MAX_WATCHING: Final = 32
 _MAX_SECONDS: Final = 2.0
 
 
-class Health(health.HealthServicer):  # type: ignore[misc]
-    """The health of the server and of each of its services.
-
-    A service that isn't there can't be watched: the library would remember its name for good.
+class Health:
+    """The health of the server and of each of its services: all are well until it goes down.
 
     Args:
         services: names of services.
     """
 
     def __init__(self, services: Sequence[str]) -> None:
-        super().__init__()
         self._known = frozenset(services) | {""}
-        for name in services:
-            self.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._changed = threading.Condition()
+        self._well = True
+        self._watching = threading.Semaphore(_MAX_WATCHING)
 
-    def Watch(self, request: Any, context: Any, send_response_callback: Any = None) -> Any:  # noqa: N802
-        """Send the state, and each change of it."""
+    def go_down(self) -> None:
+        """Nothing is served from now on."""
+        with self._changed:
+            self._well = False
+            self._changed.notify_all()
+
+    def check(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
+        """``Health.Check``.
+
+        Raises:
+            RequestError: ``serving.health`` for a service that isn't here.
+        """
         if request.service not in self._known:
-            context.set_code(grpc.StatusCode.NOT_FOUND)
-            context.set_details("no such service")
-            send_response_callback(None)
-            return None
-        return super().Watch(request, context, send_response_callback)
+            raise RequestError(
+                Code.NOT_FOUND, "serving.health", f"no service {shown(request.service)}"
+            )
+        return self._state()
 
-    def add_to(self, server: grpc.Server) -> None:
-        """Answer on this server."""
-        health_pb2_grpc.add_HealthServicer_to_server(self, server)
+    def watch(self, requests: Any, context: Any) -> Iterator[Any]:
+        """``Health.Watch``: the state, and each change of it. Each holds a thread, so few may."""
+        if not self._watching.acquire(blocking=False):
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watch")
+        timer = _give_up_after(_MAX_SECONDS, context)
+        try:
+            request = next(requests, None)
+            timer.cancel()
+            if request is None or request.service not in self._known:
+                context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+            context.add_callback(self._wake)
+            yield self._state()
+            with self._changed:
+                self._changed.wait_for(lambda: not self._well or not context.is_active())
+            if context.is_active():
+                yield self._state()
+        finally:
+            timer.cancel()
+            self._watching.release()
+
+    def handler(self, endpoint: Endpoint) -> grpc.GenericRpcHandler:
+        """The handler for the service."""
+        watch = grpc.stream_stream_rpc_method_handler(
+            self.watch,
+            request_deserializer=health_pb2.HealthCheckRequest.FromString,
+            response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+        )
+        check = endpoint.quick(health_pb2.HealthCheckRequest, self.check)
+        return generic(HEALTH, {"Check": check, "Watch": watch})
+
+    def _state(self) -> health_pb2.HealthCheckResponse:
+        state = health_pb2.HealthCheckResponse
+        return state(status=state.SERVING if self._well else state.NOT_SERVING)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+def _give_up_after(seconds: float, context: Any) -> threading.Timer:
+    timer = threading.Timer(seconds, context.cancel)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def reflection_handler(services: Sequence[str]) -> grpc.GenericRpcHandler:
@@ -58,9 +113,7 @@ def reflection_handler(services: Sequence[str]) -> grpc.GenericRpcHandler:
     def handle(requests: Any, context: Any) -> Iterator[Any]:
         if not asking.acquire(blocking=False):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many ask for reflection")
-        timer = threading.Timer(_MAX_SECONDS, context.cancel)
-        timer.daemon = True
-        timer.start()
+        timer = _give_up_after(_MAX_SECONDS, context)
         try:
             yield from answers.ServerReflectionInfo(requests, context)
         finally:
@@ -72,10 +125,7 @@ def reflection_handler(services: Sequence[str]) -> grpc.GenericRpcHandler:
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    handler: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
-        reflection.SERVICE_NAME, {"ServerReflectionInfo": method}
-    )
-    return handler
+    return generic(reflection.SERVICE_NAME, {"ServerReflectionInfo": method})
 
 
 def _pool() -> DescriptorPool:

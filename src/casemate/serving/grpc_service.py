@@ -6,18 +6,19 @@ alone, so messages of our own package serve them.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
 from casemate.errors import CasemateError
-from casemate.serving.core import Core
-from casemate.serving.lifecycle import Gate
+from casemate.serving.core import Core, late
+from casemate.serving.lifecycle import Arrivals, Gate
 from casemate.serving.open_inference import OpenInferenceApi
 from casemate.serving.status import Code, status_of
 from casemate.serving.tensorflow_api import TensorFlowApi
@@ -35,12 +36,48 @@ _Request = TypeVar("_Request", bound=Message)
 Handlers: TypeAlias = "dict[str, grpc.RpcMethodHandler[bytes, bytes]]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """What a method needs around it: who counts requests, and who writes times down."""
+    """What methods need around them: who receives and counts requests, and who may work.
 
-    core: Core
-    gate: Gate
+    gRPC gives a request a thread as soon as it begins. So there are threads for all that may be
+    there, and of those few work at a time.
+
+    Args:
+        core: answers, and where times are written down.
+        gate: counts requests that compute.
+        workers: how many may compute at the same time.
+        arrivals: bounds the requests whose message is on its way.
+    """
+
+    def __init__(self, core: Core, gate: Gate, *, workers: int, arrivals: Arrivals) -> None:
+        self._core = core
+        self._gate = gate
+        self._workers = threading.Semaphore(workers)
+        self._arrivals = arrivals
+
+    def received(
+        self, handle: Callable[[bytes, grpc.ServicerContext], bytes]
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A method of one message in each direction.
+
+        For gRPC it is one of a stream of messages, for only then the wait for the first is ours.
+        """
+
+        def receive(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+            try:
+                with self._arrivals.expect(context.cancel):
+                    content = next(messages, None)
+            except grpc.RpcError:  # the client is gone, or was given up
+                return b""
+            if content is None:
+                context.set_code(grpc.StatusCode.INVALID_ARGUMENT)
+                context.set_details("no message")
+                return b""
+            return handle(content, context)
+
+        handler: grpc.RpcMethodHandler[bytes, bytes]
+        handler = grpc.stream_unary_rpc_method_handler(receive)
+        return handler
 
     def quick(
         self, request_type: type[_Request], answer: Callable[[_Request], Message]
@@ -50,7 +87,7 @@ class Endpoint:
         def handle(content: bytes, context: grpc.ServicerContext) -> bytes:
             return self._answered(content, context, request_type, answer)[0]
 
-        return _unary(handle)
+        return self.received(handle)
 
     def counted(
         self,
@@ -64,29 +101,44 @@ class Endpoint:
             started = time.perf_counter()
             deadline = time.monotonic() + context.time_remaining()
             model, code = "", Code.UNAVAILABLE
+
+            def answer_in_time(request: _Request) -> Message:
+                nonlocal model
+                model = _model_of(request)
+                return answer(request, deadline)
+
             try:
-                self.gate.enter()
+                self._gate.enter()
+                if not context.add_callback(self._gate.leave):  # the client is gone already
+                    self._gate.leave()
+                    return b""
+                with self._turn(deadline):
+                    reply, code = self._answered(content, context, request_type, answer_in_time)
+                return reply
             except CasemateError as error:
                 code = _refuse(context, error)
                 return b""
-            else:
-                if not context.add_callback(self.gate.leave):  # the client is gone already
-                    self.gate.leave()
-                    return b""
-
-                def answer_in_time(request: _Request) -> Message:
-                    nonlocal model
-                    model = _model_of(request)
-                    return answer(request, deadline)
-
-                reply, code = self._answered(content, context, request_type, answer_in_time)
-                return reply
             finally:
-                known = model if model in self.core.models.names() else ""
+                known = model if model in self._core.models.names() else ""
                 elapsed = time.perf_counter() - started
-                self.core.metrics.answered(known, api, "GRPC", code, elapsed)
+                self._core.metrics.answered(known, api, "GRPC", code, elapsed)
 
-        return _unary(handle)
+        return self.received(handle)
+
+    @contextlib.contextmanager
+    def _turn(self, deadline: float) -> Iterator[None]:
+        """Wait to be one of those that work.
+
+        Raises:
+            RequestError: ``serving.deadline``.
+        """
+        patience = max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))
+        if not self._workers.acquire(timeout=patience):
+            raise late()
+        try:
+            yield
+        finally:
+            self._workers.release()
 
     def _answered(
         self,
@@ -157,13 +209,6 @@ def open_inference_handler(endpoint: Endpoint, api: OpenInferenceApi) -> grpc.Ge
 def generic(name: str, methods: Handlers) -> grpc.GenericRpcHandler:
     """The handler of a service."""
     handler: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(name, methods)
-    return handler
-
-
-def _unary(
-    handle: Callable[[bytes, grpc.ServicerContext], bytes],
-) -> grpc.RpcMethodHandler[bytes, bytes]:
-    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(handle)
     return handler
 
 

@@ -2,9 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from casemate.serving.status import Code, RequestError
+
+_SWEEP_SECONDS: Final = 0.5
+
+
+class Arrivals:
+    """Requests that have begun and whose message is still on its way.
+
+    Each holds a thread, and nothing makes a client go on. So one that takes too long is given up,
+    and when too many are on their way the one that has taken longest makes room for the next.
+
+    Args:
+        most: how many may be on their way at once.
+        seconds: how long each may take.
+    """
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        # By arrival: the first has waited longest.
+        self._waiting: dict[object, tuple[float, Callable[[], object]]] = {}
+        threading.Thread(target=self._sweep, name="arrivals", daemon=True).start()
+
+    @contextlib.contextmanager
+    def expect(self, give_up: Callable[[], object]) -> Iterator[None]:
+        """Wait for a message in this block; ``give_up`` ends the wait from another thread."""
+        key, evicted = object(), None
+        with self._lock:
+            if len(self._waiting) >= self._most:
+                _, evicted = self._waiting.pop(next(iter(self._waiting)))
+            self._waiting[key] = (time.monotonic() + self._seconds, give_up)
+        if evicted is not None:
+            evicted()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting.pop(key, None)
+
+    def _sweep(self) -> None:
+        while True:
+            time.sleep(_SWEEP_SECONDS)
+            now, late = time.monotonic(), []
+            with self._lock:
+                for key, (end, give_up) in tuple(self._waiting.items()):
+                    if end > now:
+                        break
+                    del self._waiting[key]
+                    late.append(give_up)
+            for give_up in late:
+                give_up()
 
 
 class Gate:

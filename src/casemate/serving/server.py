@@ -28,7 +28,7 @@ from casemate.serving.grpc_service import (
     open_inference_handler,
     tensorflow_handlers,
 )
-from casemate.serving.lifecycle import Gate
+from casemate.serving.lifecycle import Arrivals, Gate
 from casemate.serving.loading import Loader
 from casemate.serving.metrics import DEFAULT_PATH, Metrics, NoMetrics, PrometheusMetrics
 from casemate.serving.model import EngineOptions
@@ -55,6 +55,8 @@ _OVERHEAD_BYTES: Final = 64 << 10
 _FLUSH_SECONDS: Final = 0.3
 _KEEPALIVE_SECONDS: Final = 120
 _MAX_SAID: Final = 8
+_MAX_ARRIVING: Final = 256
+_OTHERS: Final = 64
 _POOLS: Final = ("grpc_", "rest_")
 _LOG: Final = logging.getLogger(__name__)
 
@@ -92,7 +94,8 @@ class Server:
             apply=registry.replace,
         )
         registry.start(_models(flags))
-        self._pool = ThreadPoolExecutor(flags.threads, thread_name_prefix="grpc")
+        # A thread for each request that may be there; few of them work at a time.
+        self._pool = ThreadPoolExecutor(_threads(flags), thread_name_prefix="grpc")
         self._grpc = self._make_grpc()
         self.port = self._open(grpc_credentials(tls) if tls else None)
         self._rest = self._make_rest(tls, metrics_path)
@@ -107,7 +110,7 @@ class Server:
     def drain(self) -> None:
         """Take no new requests, finish those under way within the grace period, and end."""
         self._watcher.stop()
-        self._health.enter_graceful_shutdown()
+        self._health.go_down()
         # Not gRPC's own grace period: with the last request it closes the connection, and what the
         # client has not read of the answer by then is lost.
         if self._rest is not None:
@@ -137,20 +140,23 @@ class Server:
             self._registry.replace if self._flags.reload_allowed else None,
             tensor_content=self._flags.tensor_content,
         )
-        endpoint = Endpoint(core=self._core, gate=self._gate)
-        server = grpc.server(
+        endpoint = Endpoint(
+            self._core,
+            self._gate,
+            workers=self._flags.threads,
+            arrivals=Arrivals(_MAX_ARRIVING, self._flags.rest_timeout),
+        )
+        return grpc.server(
             self._pool,
             handlers=[
                 *tensorflow_handlers(endpoint, api),
                 open_inference_handler(endpoint, OpenInferenceApi(self._core)),
+                self._health.handler(endpoint),
                 reflection_handler((*SERVICES, HEALTH)),
             ],
             options=_options(self._flags),
-            # What waits for a thread holds its message in memory.
-            maximum_concurrent_rpcs=self._flags.max_requests,
+            maximum_concurrent_rpcs=_threads(self._flags),
         )
-        self._health.add_to(server)
-        return server
 
     def _make_rest(self, tls: SSLConfig | None, metrics_path: str | None) -> RestServer | None:
         flags = self._flags
@@ -187,6 +193,11 @@ class Server:
                 "or the TLS key not that of the certificate?",
             ) from error
         return int(port)
+
+
+def _threads(flags: ServerFlags) -> int:
+    """Requests that compute or wait for it, those that are on their way, watchers and the like."""
+    return flags.max_requests + _MAX_ARRIVING + _OTHERS
 
 
 def _models(flags: ServerFlags) -> tuple[ModelSettings, ...]:

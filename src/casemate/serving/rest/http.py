@@ -118,7 +118,7 @@ class HttpServer:
         self._handle = handle
         self._limits = limits
         self._held = 0
-        self._connections: set[_Connection] = set()
+        self._connections: dict[_Connection, None] = {}  # the oldest first
         self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="rest")
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
@@ -175,10 +175,10 @@ class HttpServer:
         connection = _Connection(
             reader, writer, h11.Connection(h11.SERVER, max_incomplete_event_size=_HEADER_BYTES)
         )
-        if len(self._connections) >= self._limits.connections or self._closing:
+        if self._closing or not self._room():
             writer.transport.abort()
             return
-        self._connections.add(connection)
+        self._connections[connection] = None
         try:
             # One request after another, until one side has enough.
             while await self._one(connection):
@@ -193,8 +193,19 @@ class HttpServer:
             _LOG.error("a connection failed inside the server: %s", type(error).__name__)
         finally:
             self._release(connection)
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
             writer.transport.abort()
+
+    def _room(self) -> bool:
+        """Whether there's room for a connection; the oldest idle one makes it where need be."""
+        if len(self._connections) < self._limits.connections:
+            return True
+        idle = next((each for each in self._connections if not each.busy), None)
+        if idle is None:
+            return False
+        del self._connections[idle]
+        idle.writer.transport.abort()
+        return True
 
     async def _one(self, connection: _Connection) -> bool:
         """Answer one request; whether another may follow."""

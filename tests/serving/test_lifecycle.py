@@ -1,0 +1,58 @@
+"""Requests are counted in and out, and those on their way are bounded."""
+
+import threading
+import time
+
+import pytest
+
+from casemate.serving.lifecycle import Arrivals, Gate
+from casemate.serving.status import Code, RequestError
+
+
+def test_a_gate_lets_so_many_in_and_no_more():
+    gate = Gate(2)
+    gate.enter()
+    gate.enter()
+    with pytest.raises(RequestError) as caught:
+        gate.enter()
+    assert caught.value.status is Code.RESOURCE_EXHAUSTED
+    gate.leave()
+    gate.enter()
+
+
+def test_a_closed_gate_waits_for_those_inside_and_no_longer_than_told():
+    gate = Gate(2)
+    gate.enter()
+    began = time.monotonic()
+    gate.close(0.2)
+    assert 0.15 < time.monotonic() - began < 5
+    with pytest.raises(RequestError) as caught:
+        gate.enter()
+    assert caught.value.status is Code.UNAVAILABLE
+    threading.Timer(0.1, gate.leave).start()
+    began = time.monotonic()
+    gate.close(20)
+    assert time.monotonic() - began < 10
+
+
+def test_the_one_that_has_waited_longest_makes_room():
+    arrivals, given_up = Arrivals(2, 60), []
+    with (
+        arrivals.expect(lambda: given_up.append("first")),
+        arrivals.expect(lambda: given_up.append("second")),
+    ):
+        assert given_up == []
+        with arrivals.expect(lambda: given_up.append("third")):
+            assert given_up == ["first"]
+    with arrivals.expect(lambda: given_up.append("fourth")):
+        assert given_up == ["first"]
+
+
+def test_one_that_takes_too_long_is_given_up_once():
+    arrivals, given_up = Arrivals(8, 0.1), []
+    with arrivals.expect(lambda: given_up.append("late")):
+        time.sleep(1.5)
+    with arrivals.expect(lambda: given_up.append("in time")):
+        pass
+    time.sleep(1)
+    assert given_up == ["late"]
