@@ -136,7 +136,12 @@ def seal(
     for warning in tree.warnings:
         click.echo(f"casemate: warning: {warning}", err=True)
     with _progress("sealing") as progress:
-        info = seal_tree(tree.entries, secret, output, progress=progress)
+        info = seal_tree(  # it tells of each byte twice, once for each pass
+            tree.entries,
+            secret,
+            output,
+            progress=lambda done, total: progress(done // 2, total // 2),
+        )
     _report(
         {
             "image": str(info.path),
@@ -219,8 +224,12 @@ def cat(image: Path, path: str, key: Path, image_id: str | None) -> None:
 @_json
 def diff(old: Path, new: Path, key: Path, new_key: Path | None, as_json: bool) -> None:
     """Tell what differs between two images: entries, owners, modes, contents."""
-    with _opened(old, key, None) as before, _opened(new, new_key or key, None) as after:
-        differences = tuple(compare(before, after))
+    with (
+        _opened(old, key, None) as before,
+        _opened(new, new_key or key, None) as after,
+        _progress("comparing") as progress,
+    ):
+        differences = tuple(compare(before, after, progress=progress))
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(each) for each in differences]))
         return
