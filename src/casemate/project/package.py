@@ -17,6 +17,7 @@ from casemate import __version__
 from casemate.errors import UsageError
 from casemate.evidence import Tee
 from casemate.image.bom import Assembly
+from casemate.image.oci.manifest import architecture
 from casemate.image.oci.ocicrypt import Key
 from casemate.image.oci.write import RunSettings, WrittenImage, write_oci_layout
 from casemate.image.tree import EntryKind, TreeEntry
@@ -32,7 +33,6 @@ IDENTITY = "/run/casemate/broker.key"
 DEVELOPMENT_ROOT = "/run/casemate/development-root.pem"
 _PAYLOAD = "casemate"
 _NOBODY = "65532:65532"
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 class Part(StrEnum):
@@ -113,7 +113,7 @@ def _broker(project: Project, reference: str) -> _Built:
         user=_NOBODY,
         ports=(port,),
         labels=_labels(project, reference, "key broker"),
-        architecture=_architecture(),
+        architecture=architecture(platform.machine()),
     )
     return root, [root.entries], settings
 
@@ -140,7 +140,7 @@ def _workload(project: Project, reference: str) -> _Built:
             **_labels(project, reference, "launcher and sealed images"),
             "dev.casemate.contract": str(contract.digest()),
         },
-        architecture=_architecture(),
+        architecture=architecture(platform.machine()),
     )
     entries = (*root.entries, *measured_records(root))
     return root, [entries, tuple(payload)], settings
@@ -154,7 +154,7 @@ def _client(project: Project, reference: str) -> _Built:
         environment={"LANG": "C.UTF-8"},
         user=_NOBODY,
         labels=_labels(project, reference, "client"),
-        architecture=_architecture(),
+        architecture=architecture(platform.machine()),
     )
     return root, [root.entries], settings
 
@@ -213,8 +213,3 @@ def _labels(project: Project, reference: str, what: str) -> dict[str, str]:
         "org.opencontainers.image.version": reference.rpartition(":")[2],
         "dev.casemate.version": __version__,
     }
-
-
-def _architecture() -> str:
-    machine = platform.machine()
-    return _ARCHITECTURES.get(machine, machine)

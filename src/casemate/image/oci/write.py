@@ -1,31 +1,36 @@
 """Write a container image: trees become layers, in a folder in OCI layout or a Docker archive.
 
-The same trees and settings give the same digests, on any machine: layers aren't compressed, for
-what compressors put out changes with their version, and nothing has a time.
+The same trees and settings give the same digests on any machine where layers aren't compressed:
+what compressors put out changes with their version. Nothing has a time.
 
 Source: OCI Image Format Specification 1.1; Docker Image Specification 1.2.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
 import tarfile
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
+from casemate.image.oci.manifest import REF_NAME
 from casemate.image.oci.ocicrypt import SUFFIX, Key, encrypt_layer
 from casemate.image.payload import PayloadReader, lay_out
 from casemate.image.tree import TreeEntry, normalised
+from casemate.image.workers import Progress
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
-_REFERENCE = "org.opencontainers.image.ref.name"
+_GZIP, _LEVEL = "+gzip", 3
 _EPOCH = "1970-01-01T00:00:00Z"
 _PIECE = 1 << 20
 
@@ -38,7 +43,8 @@ class RunSettings:
         entrypoint: the command line.
         command: arguments that a user may replace.
         environment: variables.
-        user: ``UID:GID``.
+        working_directory: absolute.
+        user: ``UID:GID``; empty for root.
         ports: TCP ports that it serves.
         labels: of the image.
         architecture: Go's name of it: ``amd64``.
@@ -47,9 +53,10 @@ class RunSettings:
     entrypoint: tuple[str, ...]
     command: tuple[str, ...] = ()
     environment: Mapping[str, str]
+    working_directory: str = "/"
     user: str
     ports: tuple[int, ...] = ()
-    labels: Mapping[str, str]
+    labels: Mapping[str, str] = field(default_factory=dict)
     architecture: str
 
 
@@ -85,6 +92,8 @@ def write_oci_layout(
     *,
     tag: str,
     recipients: tuple[Key, ...] = (),
+    compress: bool = False,
+    progress: Progress | None = None,
 ) -> WrittenImage:
     """Write an image into a folder in OCI layout, beside those that are there under other tags.
 
@@ -95,16 +104,21 @@ def write_oci_layout(
         tag: its name in the layout; whatever had it before loses it.
         recipients: public keys of those who may decrypt the layers (ocicrypt); where there are
             any, each time gives other bytes.
+        compress: with gzip; what is encrypted can't be compressed later.
+        progress: called with (bytes of a layer's archive done, bytes in all).
 
     Raises:
         UsageError: ``image.tree`` for what can't be in a tree.
     """
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True, exist_ok=True)
-    written = [_layer(blobs, layer) for layer in layers]
-    config = _put(blobs, CONFIG_TYPE, _config(written, settings))
-    if recipients:
-        written = [_encrypted(blobs, layer, recipients) for layer in written]
+    written, diff_ids = [], []
+    for layer in layers:
+        # Without a name: what is to be encrypted isn't left behind by a writer that is killed.
+        with tempfile.TemporaryFile(dir=blobs) as archive:
+            diff_ids.append(_archive(archive, layer, compress=compress, progress=progress))
+            written.append(_layer(blobs, archive, compress=compress, recipients=recipients))
+    config = _put(blobs, CONFIG_TYPE, _config(diff_ids, settings))
     manifest = _put(
         blobs,
         MANIFEST_TYPE,
@@ -135,7 +149,7 @@ def write_docker_archive(file: Path, layout: Path, tags: Collection[str]) -> Non
     top: list[dict[str, str | list[str]]] = []
     wanted: dict[str, str] = {}
     for each in json.loads((layout / "index.json").read_bytes())["manifests"]:
-        if each["annotations"][_REFERENCE] not in tags:
+        if each["annotations"][REF_NAME] not in tags:
             continue
         manifest = json.loads((blobs / _digits(each["digest"])).read_bytes())
         config = _digits(manifest["config"]["digest"])
@@ -144,7 +158,7 @@ def write_docker_archive(file: Path, layout: Path, tags: Collection[str]) -> Non
         top.append(
             {
                 "Config": f"{config}.json",
-                "RepoTags": [each["annotations"][_REFERENCE]],
+                "RepoTags": [each["annotations"][REF_NAME]],
                 "Layers": [f"{name}.tar" for name in layers],
             }
         )
@@ -156,38 +170,57 @@ def write_docker_archive(file: Path, layout: Path, tags: Collection[str]) -> Non
     part.replace(file)
 
 
-def _layer(blobs: Path, entries: tuple[TreeEntry, ...]) -> _Blob:
-    """A layer's blob: the tar archive of a tree, in pieces."""
+def _archive(
+    file: IO[bytes], entries: tuple[TreeEntry, ...], *, compress: bool, progress: Progress | None
+) -> str:
+    """Write a layer's archive; the digest of it without compression."""
     layout = lay_out(normalised(entries))
-    digest = hashlib.sha256()
-    part = blobs / ".part"
-    with part.open("wb") as file, PayloadReader(layout) as reader:
+    plain = hashlib.sha256()
+    with ExitStack() as stack:
+        reader = stack.enter_context(PayloadReader(layout))
+        output = file
+        if compress:
+            packed = gzip.GzipFile(fileobj=file, mode="wb", compresslevel=_LEVEL, mtime=0)
+            output = cast("IO[bytes]", stack.enter_context(packed))
         for start in range(0, layout.size, _PIECE):
             piece = bytearray(min(_PIECE, layout.size - start))
             reader.fill(memoryview(piece), start)
-            digest.update(piece)
-            file.write(piece)
-    part.replace(blobs / digest.hexdigest())
-    return _Blob(media_type=LAYER_TYPE, digest=f"sha256:{digest.hexdigest()}", size=layout.size)
+            plain.update(piece)
+            output.write(piece)
+            if progress is not None:
+                progress(start + len(piece), layout.size)
+    return f"sha256:{plain.hexdigest()}"
 
 
-def _encrypted(blobs: Path, layer: _Blob, recipients: tuple[Key, ...]) -> _Blob:
-    """A layer's blob encrypted; the one in the clear is gone then."""
-    plain, part = blobs / _digits(layer.digest), blobs / ".part"
-    with plain.open("rb") as file, part.open("wb") as output:
-        pieces = iter(lambda: file.read(_PIECE), b"")
-        made = encrypt_layer(pieces, layer.digest, output, recipients)
-    part.replace(blobs / _digits(made.digest))
-    plain.unlink()
-    return _Blob(
-        media_type=LAYER_TYPE + SUFFIX,
-        digest=made.digest,
-        size=made.size,
-        annotations=made.annotations,
-    )
+def _layer(
+    blobs: Path, archive: IO[bytes], *, compress: bool, recipients: tuple[Key, ...]
+) -> _Blob:
+    """Put an archive among the blobs, encrypted where there's somebody to encrypt it for."""
+    kind = LAYER_TYPE + (_GZIP if compress else "")
+    size = archive.tell()
+    archive.seek(0)
+    digest = f"sha256:{hashlib.file_digest(archive, 'sha256').hexdigest()}"  # type: ignore[arg-type]
+    archive.seek(0)
+    part = blobs / ".part"
+    pieces = iter(lambda: archive.read(_PIECE), b"")
+    annotations: Mapping[str, str] = {}
+    with part.open("wb") as output:
+        if recipients:
+            made = encrypt_layer(pieces, digest, output, recipients)
+            kind, digest, size, annotations = (
+                kind + SUFFIX,
+                made.digest,
+                made.size,
+                made.annotations,
+            )
+        else:
+            for piece in pieces:
+                output.write(piece)
+    part.replace(blobs / _digits(digest))
+    return _Blob(media_type=kind, digest=digest, size=size, annotations=annotations)
 
 
-def _config(layers: Sequence[_Blob], settings: RunSettings) -> bytes:
+def _config(diff_ids: Sequence[str], settings: RunSettings) -> bytes:
     return _json(
         {
             "architecture": settings.architecture,
@@ -198,13 +231,13 @@ def _config(layers: Sequence[_Blob], settings: RunSettings) -> bytes:
                 "Cmd": list(settings.command),
                 "Env": [f"{name}={value}" for name, value in sorted(settings.environment.items())],
                 "User": settings.user,
-                "WorkingDir": "/",
+                "WorkingDir": settings.working_directory,
                 "ExposedPorts": {f"{port}/tcp": {} for port in settings.ports},
                 "Labels": dict(settings.labels),
                 "StopSignal": "SIGTERM",
             },
-            "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
-            "history": [{"created": _EPOCH, "created_by": "casemate package"} for _ in layers],
+            "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},
+            "history": [{"created": _EPOCH, "created_by": "casemate"} for _ in diff_ids],
         }
     )
 
@@ -218,8 +251,8 @@ def _put(blobs: Path, media_type: str, data: bytes) -> _Blob:
 def _index(folder: Path, manifest: _Blob, tag: str) -> None:
     path = folder / "index.json"
     others = json.loads(path.read_bytes())["manifests"] if path.exists() else []
-    manifests = [each for each in others if each.get("annotations", {}).get(_REFERENCE) != tag]
-    manifests.append({**manifest.descriptor(), "annotations": {_REFERENCE: tag}})
+    manifests = [each for each in others if each.get("annotations", {}).get(REF_NAME) != tag]
+    manifests.append({**manifest.descriptor(), "annotations": {REF_NAME: tag}})
     path.write_bytes(_json({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}))
 
 
