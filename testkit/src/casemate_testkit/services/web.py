@@ -72,6 +72,7 @@ class FakeService:
         fault: what is wrong with every answer, or None.
         fault_once: what is wrong with the next answers, one each.
         pause: between two bytes that drip, in seconds.
+        delay: before every answer, in seconds.
         seen: each question: method, path and query.
 
     Args:
