@@ -73,12 +73,12 @@ def test_the_launcher_in_its_image_measures_as_the_policy_says(layout, tmp_path)
     tree = read_container_image(folder, packaged[Part.WORKLOAD].reference, limit=1 << 30)
     for entry in tree.entries:
         path = tmp_path / entry.path
-        if entry.kind is EntryKind.FILE and "/site-packages/" in entry.path:
+        if entry.kind is EntryKind.FILE and "-packages/" in entry.path:
             path.parent.mkdir(parents=True, exist_ok=True)
             with entry.source.path.open("rb") as file:
                 file.seek(entry.source.offset)
                 path.write_bytes(file.read(entry.size))
-    (packages,) = tmp_path.glob("usr/lib/python3*/site-packages")
+    (packages,) = tmp_path.glob("usr/lib/python3*/*-packages")
     program = (
         f"import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p]; "
         f"sys.path.insert(0, {str(packages)!r}); "

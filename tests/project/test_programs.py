@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from casemate.errors import UnavailableError
-from casemate.project.programs import Services, pick_port, run_program, undisturbed
+from casemate.project.programs import (
+    Services,
+    pick_port,
+    reserved_port,
+    run_program,
+    undisturbed,
+)
 
 
 def _alive(pid: int) -> bool:
@@ -112,3 +118,11 @@ def test_an_interruption_is_heeded_also_where_the_work_failed():
     with pytest.raises(KeyboardInterrupt), undisturbed():
         os.kill(os.getpid(), signal.SIGINT)
         raise ValueError
+
+
+def test_a_reserved_port_is_nobody_elses_though_nothing_listens_there():
+    with reserved_port(0) as first, reserved_port(first) as second:
+        assert second != first
+        assert pick_port(first) == first, "nothing listens there yet"
+    with reserved_port(first) as again:
+        assert again == first

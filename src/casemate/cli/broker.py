@@ -33,7 +33,12 @@ from casemate.project.collateral import Place, knowledge
     help="A directory with a file a secret, or the reference's secret_config.json.",
 )
 @click.option(
-    "--listen", type=ADDRESS, default="localhost:50051", show_default=True, metavar="HOST:PORT"
+    "--listen",
+    type=ADDRESS,
+    default="localhost:50051",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where launchers find it.",
 )
 @click.option(
     "--identity",

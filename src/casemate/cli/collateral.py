@@ -87,7 +87,11 @@ def fetch(
 
 @command.command(epilog="Example:  casemate collateral show site.bundle")
 @click.argument("bundle", type=_FILE, required=False)
-@click.option("--collateral-cache", type=_FOLDER, help="The cache's folder.")
+@click.option(
+    "--collateral-cache",
+    type=_FOLDER,
+    help="The folder where collateral is kept.  [default: the user's own]",
+)
 @_BUNDLE_KEY
 @_JSON
 def show(
@@ -133,7 +137,11 @@ def show(
 )  # fmt: skip
 @click.option("--tee", type=click.Choice(KINDS), default="auto", help="What EVIDENCE is.")
 @click.option("--endorsements", type=_FILE, multiple=True, help="As for fetch.")
-@click.option("--collateral-cache", type=_FOLDER, help="The cache's folder.")
+@click.option(
+    "--collateral-cache",
+    type=_FOLDER,
+    help="The folder where collateral is kept.  [default: the user's own]",
+)
 @_JSON
 def bundle(
     output: Path,
@@ -181,7 +189,11 @@ def bundle(
     "--bundle-key", type=_FILE, multiple=True, required=True,
     help="The public key of who makes your bundles.",
 )  # fmt: skip
-@click.option("--collateral-cache", type=_FOLDER, help="The cache's folder.")
+@click.option(
+    "--collateral-cache",
+    type=_FOLDER,
+    help="The folder where collateral is kept.  [default: the user's own]",
+)
 @_JSON
 def import_(
     file: Path, bundle_key: tuple[Path, ...], collateral_cache: Path | None, as_json: bool

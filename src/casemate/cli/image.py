@@ -50,7 +50,7 @@ _id = click.option(
 )
 _danger = click.option(
     DANGER, "allow_disk", is_flag=True,
-    help="INSECURE: let decrypted files reach a disk, or swap that isn't encrypted.",
+    help="INSECURE: let decrypted files reach a disk, or unencrypted swap.",
 )  # fmt: skip
 
 

@@ -28,14 +28,15 @@ include_dirs = click.option(
     "include_dirs",
     type=click.Path(file_okay=False, path_type=Path),
     multiple=True,
-    help="Where included bills are looked for, after the bill's own folder. Repeatable.",
+    help="Where included bills are looked for, after the bill's own folder. May be given several "
+    "times.",
 )
 decryption_keys = click.option(
     "--decryption-key",
     "decryption_keys",
     type=click.Path(dir_okay=False, path_type=Path),
     multiple=True,
-    help="Private key (PEM) for encrypted layers of a container image. Repeatable.",
+    help="Private key (PEM) for encrypted layers of a container image. May be given several times.",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 
@@ -100,7 +101,7 @@ def doctor(source: str, include_dirs: tuple[Path, ...], as_json: bool) -> None:
     "recipients",
     type=click.Path(dir_okay=False, path_type=Path),
     multiple=True,
-    help="Public key (PEM) of one who may decrypt it. Repeatable.",
+    help="Public key (PEM) of one who may decrypt it. May be given several times.",
 )
 @click.option("--not-encrypted", is_flag=True, help="Insist on an image that anyone can read.")
 @click.option("--tag", default="latest", show_default=True, help="Its name in the layout.")

@@ -13,33 +13,44 @@ from casemate import __version__
 from casemate.errors import CasemateError
 from casemate.errors.render import render_error
 
-_COMMANDS = {
-    "new": "Write a commented casemate.toml to start from",
-    "build": "From casemate.toml to sealed images, contract and policy",
-    "package": "Container images of broker, workload and client",
-    "deploy": "What Kubernetes is given: values of the chart, and secrets",
-    "up": "Build, then run broker and workload",
-    "status": "Does it run, who attested, what was released?",
-    "logs": "What broker and workload said",
-    "down": "Stop what runs",
-    "key": "Make and look at key files",
-    "secret": "Make secrets in the form that a workload reads",
-    "image": "Seal a directory tree, and open what was sealed",
-    "contract": "Write down what a launcher may start",
-    "policy": "Write down who gets which secret",
-    "broker": "Hold secrets and release them to attested launchers",
-    "launch": "Attest, fetch secrets, open images, start the workload",
-    "serve": "The model server",
-    "evidence": "Which TEE is this, and what does it say?",
-    "tpm": "Come to trust a TPM's attestation key, by its maker's word",
-    "verify": "Is this evidence genuine, and acceptable?",
-    "inspect": "What stands in this file? Verifies nothing",
-    "explain": "Why was this refused, and what would have to change?",
-    "collateral": "Fetch what vendors say of their hardware, keep it, carry it offline",
-    "bench": "How fast does a model server answer?",
-    "predict": "Send a picture, print what the model sees",
-    "demo": "The whole flow on this machine, with a real model and a real picture",
+_SECTIONS = {
+    "To see it all": {
+        "demo": "The whole flow on this machine, with a real model and a real picture",
+    },
+    "A service of your own": {
+        "new": "Write a commented casemate.toml to start from",
+        "build": "From casemate.toml to sealed images, contract and policy",
+        "up": "Build, then run broker and workload",
+        "status": "Does it run, who attested, what was released?",
+        "logs": "What broker and workload said",
+        "down": "Stop what runs",
+        "package": "Container images of broker, workload and client",
+        "deploy": "What Kubernetes is given: values of the chart, and secrets",
+    },
+    "Its parts, by hand": {
+        "key": "Make and look at key files",
+        "secret": "Make secrets in the form that a workload reads",
+        "image": "Seal a directory tree, and open what was sealed",
+        "contract": "Write down what a launcher may start",
+        "policy": "Write down who gets which secret",
+    },
+    "Programs that run": {
+        "broker": "Hold secrets and release them to attested launchers",
+        "launch": "Attest, fetch secrets, open images, start the workload",
+        "serve": "The model server",
+        "predict": "Send a picture, print what the model sees",
+        "bench": "How fast does a model server answer?",
+    },
+    "Evidence of hardware": {
+        "evidence": "Which TEE is this, and what does it say?",
+        "tpm": "Come to trust a TPM's attestation key, by its maker's word",
+        "verify": "Is this evidence genuine, and acceptable?",
+        "inspect": "What stands in this file? Verifies nothing",
+        "explain": "Why was this refused, and what would have to change?",
+        "collateral": "Fetch what vendors say of their hardware, keep it, carry it offline",
+    },
 }
+_COMMANDS = [name for section in _SECTIONS.values() for name in section]
 
 
 class _LazyGroup(click.Group):
@@ -47,7 +58,7 @@ class _LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return list(_COMMANDS)
+        return _COMMANDS
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
@@ -60,8 +71,10 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+        width = max(len(name) for name in _COMMANDS)
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{width}}", text) for name, text in commands.items()])
 
 
 @click.group(

@@ -57,11 +57,21 @@ Examples:
 @click.option("--sign", metavar="COMMAND", help="Run COMMAND with each pushed image's digest.")
 @click.option(
     "--encrypt", "recipients", type=_FILE, multiple=True,
-    help="Public key (PEM) of a guest that may decrypt the layers (ocicrypt). Repeatable.",
+    help="Public key (PEM) of a guest that may decrypt the layers (ocicrypt). May be given "
+    "several times.",
 )  # fmt: skip
-@click.option("--broker-name", default=Part.BROKER.value, show_default=True)
-@click.option("--workload-name", default=Part.WORKLOAD.value, show_default=True)
-@click.option("--client-name", default=Part.CLIENT.value, show_default=True)
+@click.option(
+    "--broker-name", default=Part.BROKER.value, show_default=True,
+    help="The name of the broker's image.",
+)  # fmt: skip
+@click.option(
+    "--workload-name", default=Part.WORKLOAD.value, show_default=True,
+    help="The name of the workload's image.",
+)  # fmt: skip
+@click.option(
+    "--client-name", default=Part.CLIENT.value, show_default=True,
+    help="The name of the client's image.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 @registry_access
 def command(

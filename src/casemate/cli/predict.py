@@ -42,13 +42,16 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="crop: keep the proportions. stretch: squeeze all of it into the square.",
 )
-@click.option("--top", type=click.IntRange(1, 1000), default=5, show_default=True)
+@click.option(
+    "--top", type=click.IntRange(1, 1000), default=5, show_default=True,
+    help="How many classes are printed.",
+)  # fmt: skip
 @click.option(
     "--timeout",
     type=click.FloatRange(0, 3600, min_open=True),
     default=30.0,
     show_default=True,
-    help="Seconds.",
+    help="Seconds for the request.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def command(

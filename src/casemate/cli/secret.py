@@ -33,7 +33,10 @@ def command() -> None:
     "--host", "hosts", multiple=True, default=("localhost",), show_default=True,
     help="DNS name or IP address that clients use; may be given several times.",
 )  # fmt: skip
-@click.option("--days", type=click.IntRange(1, 825), default=90, show_default=True)
+@click.option(
+    "--days", type=click.IntRange(1, 825), default=90, show_default=True,
+    help="How long the certificate is good.",
+)  # fmt: skip
 @click.option(
     "--crt",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -39,7 +39,7 @@ from casemate.project.running import RunState, run_project, start_detached
 @click.option("--no-build", is_flag=True, help="Run what was built before.")
 @click.option(
     "--dangerously-allow-disk", "allow_disk", is_flag=True,
-    help="INSECURE: let decrypted files touch storage that isn't memory.",
+    help="INSECURE: let decrypted files reach a disk, or unencrypted swap.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Say on stdout, as JSON, when it serves.")
 def command(

@@ -39,7 +39,7 @@ _NOT_MINIMAL = {
     "venv", "distutils", "curses", "dbm",
 }  # fmt: skip
 _NOT_MINIMAL_FILES = (
-    "turtle.py", "lib-dynload/*test*", "lib-dynload/_tkinter*",
+    "turtle.py", "_distutils_system_mod.py", "lib-dynload/*test*", "lib-dynload/_tkinter*",
     "lib-dynload/xxlimited*", "lib-dynload/_curses*", "lib-dynload/readline*",
     "lib-dynload/_dbm*", "lib-dynload/_gdbm*", "lib-dynload/nis*", "lib-dynload/ossaudiodev*",
 )  # fmt: skip

@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how images are opened  [default: auto: the root extracted, volumes mounted, "
         "each where the machine allows it]")  # fmt: skip
     add(DANGER, action="store_true",
-        help="INSECURE: let decrypted files touch storage that isn't memory")  # fmt: skip
+        help="INSECURE: let decrypted files reach a disk, or unencrypted swap")  # fmt: skip
     add("--broker-timeout", type=float, default=60.0, metavar="SECONDS",
         help="how long to wait for an unreachable broker  [default: 60]")  # fmt: skip
     add("--json", action="store_true", help="report events as JSON lines on stdout")

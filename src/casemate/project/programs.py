@@ -164,6 +164,25 @@ def pick_port(wanted: int, *, host: str = "127.0.0.1") -> int:
     raise InternalError("program.port", f"no free port on {host}")
 
 
+@contextlib.contextmanager
+def reserved_port(wanted: int, *, host: str = "127.0.0.1") -> Iterator[int]:
+    """As `pick_port`; and within, nobody else gets the port from here, used yet or not.
+
+    A demo tells its programs their ports long before they listen. Two at a time would otherwise
+    send one's client to the other's server, which it then rightly refuses.
+    """
+    with socket.socket(socket.AF_UNIX) as claim:
+        while True:
+            port = pick_port(wanted, host=host)
+            try:
+                claim.bind(f"\0casemate-port-{port}")  # where ports are: of the network namespace
+            except OSError:
+                wanted = 0
+            else:
+                break
+        yield port
+
+
 def answers(port: int, *, host: str = "127.0.0.1") -> bool:
     """Whether something accepts connections there."""
     with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1.0):

@@ -32,7 +32,7 @@ from casemate.project.programs import (
     Services,
     answers,
     casemate_command,
-    pick_port,
+    reserved_port,
     run_program,
     terminated_like_interrupted,
     undisturbed,
@@ -110,7 +110,9 @@ def run_demo(cache: Path, teller: Teller) -> DemoReport:
         folder = Path(tempfile.mkdtemp(prefix="casemate-demo-"))
         services = Services()
         clean_up = stack.enter_context(_cleaned_up(folder, services))
-        demo = _Demo(teller, folder, services)
+        broker = stack.enter_context(reserved_port(_BROKER_PORT))
+        serving = stack.enter_context(reserved_port(_SERVING_PORT))
+        demo = _Demo(teller, folder, services, (broker, serving))
         data = demo.set_up(cache)
         demo.prepare_classifier(data)
         contract = demo.seal()
@@ -148,11 +150,13 @@ def prepare_by_hand(cache: Path, folder: Path) -> tuple[Path, Path]:
 class _Demo:
     _project: Project
 
-    def __init__(self, teller: Teller, folder: Path, services: Services) -> None:
+    def __init__(
+        self, teller: Teller, folder: Path, services: Services, ports: tuple[int, int]
+    ) -> None:
         self._teller = teller
         self._folder = folder
         self._services = services
-        self.ports = pick_port(_BROKER_PORT), pick_port(_SERVING_PORT)
+        self.ports = ports
         self._options: tuple[str, ...] = ()
 
     @property
@@ -254,7 +258,9 @@ class _Demo:
 
     def _storage(self, step: Step) -> tuple[str, ...]:
         """Insist on a disk only where this machine has no memory that files can be run from."""
-        if choose_isolation(RootChoice.AUTO).can_mount:
+        with undisturbed():  # it forks, and Python loses a Ctrl-C that comes within a fork
+            isolation = choose_isolation(RootChoice.AUTO)
+        if isolation.can_mount:
             return ()
         storage = PlainStorage()
         try:
@@ -318,7 +324,9 @@ def _taken(port: int, wanted: int) -> str:
 
 
 def _mounts() -> set[str]:
-    return set(Path("/proc/self/mounts").read_text().splitlines())
+    """The mounts that bear our name: others on this machine mount, too."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return {line for line in lines if "casemate" in line}
 
 
 def _processes_about(folder: Path) -> list[str]:
