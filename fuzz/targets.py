@@ -68,7 +68,7 @@ from casemate.evidence.tpm import parse_tpm_evidence, parse_tpm_quote, parse_tpm
 from casemate.evidence.tpm_public import parse_tpm_public
 from casemate.image.artifact import encode_manifest, parse_manifest
 from casemate.image.bom.grammar import parse_bom_text
-from casemate.image.elf import read_needs
+from casemate.image.elf import loaded_part, read_needs
 from casemate.image.format import parse_header, parse_prologue, parse_toc
 from casemate.image.keys import parse_key_file
 from casemate.image.model.gguf import check_header as check_gguf
@@ -244,6 +244,8 @@ def _elf(data: bytes) -> None:
     with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
         file.write(data)
         file.flush()
+        with contextlib.suppress(MalformedError):
+            loaded_part(Path(file.name))
         read_needs(Path(file.name))
 
 

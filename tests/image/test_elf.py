@@ -1,9 +1,12 @@
 """What an ELF file needs, and where that is looked for."""
 
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.support.elf_files import MACHINE, elf
 
 from casemate.errors import MalformedError
@@ -159,3 +162,21 @@ def test_sections_are_not_looked_at(tmp_path):
     whole[0x3C:0x40] = b"\xff" * 4
     assert read_needs(put(tmp_path / "b", bytes(whole))) == plain
     assert loaded_part(tmp_path / "b") == loaded_part(tmp_path / "a")
+
+
+WHOLE = elf(needed=["liba.so"], soname="b.so", interpreter="/lib/ld.so", after=b"x" * 40)
+
+
+@given(st.integers(0, 250), st.integers(0, 255), st.integers(0, len(WHOLE)))
+def test_a_damaged_file_has_a_loaded_part_or_is_malformed(scratch, at, byte, end):
+    data = bytearray(WHOLE)
+    data[at] = byte
+    path = put(scratch / "damaged", bytes(data[:end]))
+    for read in (loaded_part, read_needs):
+        with contextlib.suppress(MalformedError):
+            read(path)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("elf")

@@ -19,8 +19,9 @@ import re
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
@@ -258,8 +259,14 @@ def _excluded(relative: str, item: PythonItem) -> bool:
     return _matches(relative, (*_NOT_IN_PACKAGES, *item.excludes))
 
 
-def _matches(relative: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(relative, pattern) for pattern in patterns)
+def _matches(relative: str, patterns: tuple[str, ...]) -> bool:
+    return _any_of(patterns).match(relative) is not None
+
+
+@lru_cache(maxsize=64)
+def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """One expression for all: thousands of files are held against dozens of patterns."""
+    return re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)")
 
 
 def _real(path: str | os.PathLike[str]) -> Path:
