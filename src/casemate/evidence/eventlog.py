@@ -91,7 +91,7 @@ def _header(r: ByteReader) -> dict[int, tuple[str, int]]:
     sizes = {}
     for _ in range(count):
         algorithm, size = inner.uint(2, "algorithm"), inner.uint(2, "digest size")
-        if _HASHES.get(algorithm, ("", 0))[1] != size:
+        if algorithm not in _HASHES or _HASHES[algorithm][1] != size:
             raise _malformed("algorithm", "a hash of its own size", f"{algorithm:#x}: {size}")
         sizes[algorithm] = _HASHES[algorithm]
     inner.take(inner.uint(1, "vendor info size"), "vendor info")
