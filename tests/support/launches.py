@@ -23,6 +23,7 @@ from casemate.image.storage import is_memory
 from casemate.image.tree import TreeEntry
 from casemate.launcher.isolation import choose_isolation
 from casemate.launcher.options import RootChoice
+from casemate.launcher.storage import PlainStorage
 from casemate.project.keys import load_public_key, make_identity_key
 from casemate.project.policies import policy_for_launcher
 from casemate.project.programs import (
@@ -52,21 +53,33 @@ _TIMEOUT = 30.0
 _MEMORY = ("/dev/shm", "/run", "/tmp", "/var/tmp", "/mnt")
 _MOUNTED = ("/mnt", "/media", "/srv", "/opt", "/run", "/var/tmp", "/tmp")
 
-needs_busybox = pytest.mark.skipif(
-    not BUSYBOX.is_file(), reason="needs busybox-static (tools/install-test-programs)"
-)
-
 
 def root_choices() -> list[str]:
     """The ways to make a new root that this machine allows."""
     allowed = []
     for choice in (RootChoice.NAMESPACE, RootChoice.CHROOT):
         try:
-            choose_isolation(choice)
+            if not choose_isolation(choice).can_mount:
+                _require_memory_to_run_from()
         except Exception:  # noqa: BLE001  whatever the reason, it isn't allowed
             continue
         allowed.append(choice.value)
     return allowed
+
+
+def _require_memory_to_run_from() -> None:
+    storage = PlainStorage()
+    try:
+        storage.make(64 << 20, allow_disk=False)
+    finally:
+        storage.remove()
+
+
+needs_busybox = pytest.mark.skipif(
+    not BUSYBOX.is_file() or not root_choices(),
+    reason="needs busybox-static (tools/install-test-programs), and namespaces or memory that "
+    "programs can be run from",
+)
 
 
 def busybox_root(*more: TreeEntry) -> list[TreeEntry]:

@@ -38,6 +38,7 @@ DEVICE = "/dev/fuse"
 _CLONE = 0x8004E500  # FUSE_DEV_IOC_CLONE: another descriptor for the same mount
 _PR_SET_PDEATHSIG = 1
 _MAX_REPORT = 1 << 16
+_LISTEN_SECONDS = 5.0
 _STORED_AT_ONCE = 8  # chunks; waking a thread for each would cost more than it saves
 _MAX_STORES = 2  # such groups that wait; what is more is left to be read again
 _PARTS = ("field", "expected", "got", "remedy")
@@ -72,6 +73,7 @@ class Helpers:
         self._pids: list[int] = []
         self._reports, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._go: list[int] = []
+        self._listener: threading.Thread | None = None
         parent = os.getpid()
         for _ in range(count):
             wait, go = os.pipe()
@@ -95,12 +97,10 @@ class Helpers:
             with contextlib.suppress(BrokenPipeError):
                 os.write(go, b"1")
         self._forget_pipes()
-        if self._pids:
-            threading.Thread(
-                target=self._pass_on, args=(on_error,), name="casemate-fuse-errors", daemon=True
-            ).start()
-        else:
-            self._reports.close()
+        self._listener = threading.Thread(
+            target=self._pass_on, args=(on_error,), name="casemate-fuse-errors", daemon=True
+        )
+        self._listener.start()
 
     def end(self) -> None:
         """End them; the mount is gone, or never came to be."""
@@ -111,6 +111,9 @@ class Helpers:
             with contextlib.suppress(ChildProcessError):  # whoever reaps every child was faster
                 os.waitpid(pid, 0)
         self._pids.clear()
+        if self._listener is not None:
+            self._listener.join(_LISTEN_SECONDS)  # it ends when the last helper has
+        self._reports.close()
 
     def _forget_pipes(self) -> None:
         for go in self._go:
@@ -118,9 +121,8 @@ class Helpers:
         self._go.clear()
 
     def _pass_on(self, on_error: Callable[[CasemateError], None]) -> None:
-        with self._reports:
-            while report := self._reports.recv(_MAX_REPORT):
-                on_error(_parsed(report))
+        while report := self._reports.recv(_MAX_REPORT):
+            on_error(_parsed(report))
 
 
 def _be_helper(

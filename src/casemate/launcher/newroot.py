@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from casemate.errors import CasemateError, UsageError
+from casemate.errors import CasemateError, UnavailableError, UsageError
 from casemate.image.extract import extract
 from casemate.image.fuse import FuseMount, fuse_available
 from casemate.image.keys import parse_key_file
@@ -196,9 +196,16 @@ class NewRoot(contextlib.ExitStack):
         path = root / volume.mount.mount.lstrip("/")
         os.close(_make_folders(root, volume.mount.mount))
         if plan.way is Way.MOUNT:
-            self._fuse(volume, path)
-        else:
-            extract(volume.image, path, restore_owner=self._is_real_root())
+            try:
+                self._fuse(volume, path)
+                return
+            except UnavailableError as error:  # what only the attempt shows
+                left = memory_left()
+                (plan,) = plan_ways(
+                    [volume.wanted], choice=self._options.open, no_mount=error.got, left=left
+                )
+                self._announce(volume, plan, left)
+        extract(volume.image, path, restore_owner=self._is_real_root())
 
     def _fuse(self, opened: Opened, path: Path) -> None:
         def failed(error: CasemateError) -> None:
