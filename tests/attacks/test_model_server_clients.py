@@ -229,6 +229,63 @@ def test_a_request_that_never_ends_is_given_up(tmp_path):
             stop.set()
 
 
+def frame(kind, flags, stream, content=b""):
+    """A frame of HTTP/2 (RFC 9113, 4.1)."""
+    return len(content).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + content
+
+
+def literal(name, value):
+    """A header field of HPACK, neither indexed nor compressed (RFC 7541, 6.2.2)."""
+    return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+
+def unread(port, count):
+    """A connection whose client asks so often, and lets not one byte of an answer through."""
+    window_of_nothing = b"\x00\x04" + (0).to_bytes(4)
+    sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, window_of_nothing)
+    fields = b"".join(
+        literal(name, value)
+        for name, value in (
+            (b":method", b"POST"), (b":scheme", b"http"), (b":path", PREDICT.encode()),
+            (b":authority", b"localhost"), (b"te", b"trailers"),
+            (b"content-type", b"application/grpc"),
+        )
+    )  # fmt: skip
+    message = b"\x00" + len(request()).to_bytes(4) + request()
+    for number in range(count):
+        stream = 2 * number + 1
+        sent += frame(1, 4, stream, fields) + frame(0, 1, stream, message)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection.sendall(sent)
+    return connection
+
+
+def ends(connection, count):
+    """Read frames until so many requests are over; how many were within ten seconds."""
+    received, over = b"", 0
+    connection.settimeout(10)
+    with contextlib.suppress(TimeoutError):
+        while over < count and (chunk := connection.recv(65536)):
+            received += chunk
+            while len(received) >= 9 + int.from_bytes(received[:3]):
+                kind, flags = received[3], received[4]
+                over += kind == 1 and flags & 1  # HEADERS that end their stream
+                received = received[9 + int.from_bytes(received[:3]) :]
+    return over
+
+
+def test_who_lets_no_answer_through_leaves_room_for_others_and_is_given_up(tmp_path):
+    base = put_model(tmp_path / "m", identity_model())
+    flags = ("--max_requests=4", "--rest_api_timeout_in_ms=1000")
+    with running(base, tmp_path, *flags, tls=False) as server, server.channel() as channel:
+        for _ in range(4):
+            with unread(server.port, 50):
+                time.sleep(0.2)
+                assert predict(channel) == [1]
+        with unread(server.port, 3) as connection:
+            assert ends(connection, 3) == 3
+
+
 def test_watchers_leave_room_for_requests(server):
     with server.channel() as attacker, server.channel() as channel:
         watch = attacker.unary_stream("/grpc.health.v1.Health/Watch")

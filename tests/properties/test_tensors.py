@@ -14,7 +14,7 @@ from tests.support.serving_core import served_core
 from casemate.errors import MalformedError
 from casemate.serving.dtypes import ELEMENT_TYPES
 from casemate.serving.grpc_service import Endpoint, tensorflow_handlers
-from casemate.serving.lifecycle import Arrivals, Gate
+from casemate.serving.lifecycle import Gate, Waits
 from casemate.serving.tensorflow_api import TensorFlowApi
 from casemate.serving.tensors import decode_tensor, encode_tensor
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
@@ -114,7 +114,7 @@ class _Call:
 def predict(tmp_path_factory):
     base = tmp_path_factory.mktemp("m")
     core = served_core(base, identity_model(shape=["n", 2]), max_bytes=LIMIT)
-    endpoint = Endpoint(core, Gate(8), workers=1, arrivals=Arrivals(8, 60))
+    endpoint = Endpoint(core, Gate(8), workers=1, arrivals=Waits(8, 60), departures=Waits(8, 60))
     (handler, *_) = tensorflow_handlers(endpoint, TensorFlowApi(core))
     return handler.service(_Call("/tensorflow.serving.PredictionService/Predict")).stream_unary
 

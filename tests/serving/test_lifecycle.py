@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from casemate.serving.lifecycle import Arrivals, Gate
+from casemate.serving.lifecycle import Gate, Waits
 from casemate.serving.status import Code, RequestError
 
 
@@ -16,7 +16,7 @@ def test_a_gate_lets_so_many_in_and_no_more():
     with pytest.raises(RequestError) as caught:
         gate.enter()
     assert caught.value.status is Code.RESOURCE_EXHAUSTED
-    gate.leave()
+    gate.computed()
     gate.enter()
 
 
@@ -36,23 +36,23 @@ def test_a_closed_gate_waits_for_those_inside_and_no_longer_than_told():
 
 
 def test_the_one_that_has_waited_longest_makes_room():
-    arrivals, given_up = Arrivals(2, 60), []
+    arrivals, given_up = Waits(2, 60), []
     with (
-        arrivals.expect(lambda: given_up.append("first")),
-        arrivals.expect(lambda: given_up.append("second")),
+        arrivals.waiting(lambda: given_up.append("first")),
+        arrivals.waiting(lambda: given_up.append("second")),
     ):
         assert given_up == []
-        with arrivals.expect(lambda: given_up.append("third")):
+        with arrivals.waiting(lambda: given_up.append("third")):
             assert given_up == ["first"]
-    with arrivals.expect(lambda: given_up.append("fourth")):
+    with arrivals.waiting(lambda: given_up.append("fourth")):
         assert given_up == ["first"]
 
 
 def test_one_that_takes_too_long_is_given_up_once():
-    arrivals, given_up = Arrivals(8, 0.1), []
-    with arrivals.expect(lambda: given_up.append("late")):
+    arrivals, given_up = Waits(8, 0.1), []
+    with arrivals.waiting(lambda: given_up.append("late")):
         time.sleep(1.5)
-    with arrivals.expect(lambda: given_up.append("in time")):
+    with arrivals.waiting(lambda: given_up.append("in time")):
         pass
     time.sleep(1)
     assert given_up == ["late"]

@@ -7,6 +7,7 @@ alone, so messages of our own package serve them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -18,9 +19,9 @@ from google.protobuf.message import DecodeError, Message
 
 from casemate.errors import CasemateError
 from casemate.serving.core import Core, late
-from casemate.serving.lifecycle import Arrivals, Gate
+from casemate.serving.lifecycle import Gate, Waits
 from casemate.serving.open_inference import OpenInferenceApi
-from casemate.serving.status import Code, status_of
+from casemate.serving.status import Code, RequestError, status_of
 from casemate.serving.tensorflow_api import TensorFlowApi
 from casemate.serving.wire import open_inference_pb2 as open_wire
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
@@ -47,13 +48,17 @@ class Endpoint:
         gate: counts requests that compute.
         workers: how many may compute at the same time.
         arrivals: bounds the requests whose message is on its way.
+        departures: bounds the answers that are on their way.
     """
 
-    def __init__(self, core: Core, gate: Gate, *, workers: int, arrivals: Arrivals) -> None:
+    def __init__(
+        self, core: Core, gate: Gate, *, workers: int, arrivals: Waits, departures: Waits
+    ) -> None:
         self._core = core
         self._gate = gate
         self._workers = threading.Semaphore(workers)
         self._arrivals = arrivals
+        self._departures = departures
 
     def received(
         self, handle: Callable[[bytes, grpc.ServicerContext], bytes]
@@ -65,7 +70,7 @@ class Endpoint:
 
         def receive(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             try:
-                with self._arrivals.expect(context.cancel):
+                with self._arrivals.waiting(context.cancel):
                     content = next(messages, None)
             except grpc.RpcError:  # the client is gone, or was given up
                 return b""
@@ -73,7 +78,12 @@ class Endpoint:
                 context.set_code(grpc.StatusCode.INVALID_ARGUMENT)
                 context.set_details("no message")
                 return b""
-            return handle(content, context)
+            answer = handle(content, context)
+            # From here on the client alone decides when the request is over.
+            leaving = self._departures.begin(context.cancel)
+            if not context.add_callback(functools.partial(self._departures.end, leaving)):
+                self._departures.end(leaving)
+            return answer
 
         handler: grpc.RpcMethodHandler[bytes, bytes]
         handler = grpc.stream_unary_rpc_method_handler(receive)
@@ -108,11 +118,7 @@ class Endpoint:
                 return answer(request, deadline)
 
             try:
-                self._gate.enter()
-                if not context.add_callback(self._gate.leave):  # the client is gone already
-                    self._gate.leave()
-                    return b""
-                with self._turn(deadline):
+                with self._inside(context), self._turn(deadline):
                     reply, code = self._answered(content, context, request_type, answer_in_time)
                 return reply
             except CasemateError as error:
@@ -124,6 +130,22 @@ class Endpoint:
                 self._core.metrics.answered(known, api, "GRPC", code, elapsed)
 
         return self.received(handle)
+
+    @contextlib.contextmanager
+    def _inside(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Be counted: while it computes here, and until its client has the answer for the gate.
+
+        Raises:
+            RequestError: ``serving.draining``, ``serving.busy``, ``serving.gone``.
+        """
+        self._gate.enter()
+        try:
+            if not context.add_callback(self._gate.leave):
+                self._gate.leave()
+                raise RequestError(Code.CANCELLED, "serving.gone", "the client is gone already")
+            yield
+        finally:
+            self._gate.computed()
 
     @contextlib.contextmanager
     def _turn(self, deadline: float) -> Iterator[None]:

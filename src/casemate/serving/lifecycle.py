@@ -13,15 +13,15 @@ from casemate.serving.status import Code, RequestError
 _SWEEP_SECONDS: Final = 0.5
 
 
-class Arrivals:
-    """Requests that have begun and whose message is still on its way.
+class Waits:
+    """Requests that wait for their client: to send its message, or to read its answer.
 
-    Each holds a thread, and nothing makes a client go on. So one that takes too long is given up,
-    and when too many are on their way the one that has taken longest makes room for the next.
+    Each holds a thread or memory, and nothing makes a client go on. So one that takes too long is
+    given up, and when too many wait the one that has waited longest makes room for the next.
 
     Args:
-        most: how many may be on their way at once.
-        seconds: how long each may take.
+        most: how many may wait at once.
+        seconds: how long each may.
     """
 
     def __init__(self, most: int, seconds: float) -> None:
@@ -30,11 +30,10 @@ class Arrivals:
         self._lock = threading.Lock()
         # By arrival: the first has waited longest.
         self._waiting: dict[object, tuple[float, Callable[[], object]]] = {}
-        threading.Thread(target=self._sweep, name="arrivals", daemon=True).start()
+        threading.Thread(target=self._sweep, name="waits", daemon=True).start()
 
-    @contextlib.contextmanager
-    def expect(self, give_up: Callable[[], object]) -> Iterator[None]:
-        """Wait for a message in this block; ``give_up`` ends the wait from another thread."""
+    def begin(self, give_up: Callable[[], object]) -> object:
+        """Begin to wait; ``give_up`` ends the wait from another thread. Returns what ends it."""
         key, evicted = object(), None
         with self._lock:
             if len(self._waiting) >= self._most:
@@ -42,11 +41,21 @@ class Arrivals:
             self._waiting[key] = (time.monotonic() + self._seconds, give_up)
         if evicted is not None:
             evicted()
+        return key
+
+    def end(self, key: object) -> None:
+        """The client went on."""
+        with self._lock:
+            self._waiting.pop(key, None)
+
+    @contextlib.contextmanager
+    def waiting(self, give_up: Callable[[], object]) -> Iterator[None]:
+        """The same as a block."""
+        key = self.begin(give_up)
         try:
             yield
         finally:
-            with self._lock:
-                self._waiting.pop(key, None)
+            self.end(key)
 
     def _sweep(self) -> None:
         while True:
@@ -63,22 +72,18 @@ class Arrivals:
 
 
 class Gate:
-    """Lets a bounded number of requests in, and none once it is closed.
+    """Lets a bounded number of requests compute, and none once it is closed.
 
     Args:
-        most: how many may be inside at once, waiting included.
+        most: how many may compute or wait for their turn at once.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._quiet = threading.Condition()
+        self._computing = 0
         self._inside = 0
         self._closed = False
-
-    @property
-    def closed(self) -> bool:
-        """Whether the server is going down."""
-        return self._closed
 
     def enter(self) -> None:
         """Count a request in.
@@ -93,7 +98,7 @@ class Gate:
                     "serving.draining",
                     "the server is shutting down: ask another",
                 )
-            if self._inside >= self._most:
+            if self._computing >= self._most:
                 raise RequestError(
                     Code.RESOURCE_EXHAUSTED,
                     "serving.busy",
@@ -101,7 +106,13 @@ class Gate:
                     expected=f"at most {self._most} at once",
                     remedy="Ask again later.",
                 )
+            self._computing += 1
             self._inside += 1
+
+    def computed(self) -> None:
+        """A request has its answer, which its client may yet have to read."""
+        with self._quiet:
+            self._computing -= 1
 
     def leave(self) -> None:
         """Count a request out: its answer has gone to the transport."""

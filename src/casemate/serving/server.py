@@ -28,7 +28,7 @@ from casemate.serving.grpc_service import (
     open_inference_handler,
     tensorflow_handlers,
 )
-from casemate.serving.lifecycle import Arrivals, Gate
+from casemate.serving.lifecycle import Gate, Waits
 from casemate.serving.loading import Loader
 from casemate.serving.metrics import DEFAULT_PATH, Metrics, NoMetrics, PrometheusMetrics
 from casemate.serving.model import EngineOptions
@@ -56,6 +56,7 @@ _FLUSH_SECONDS: Final = 0.3
 _KEEPALIVE_SECONDS: Final = 120
 _MAX_SAID: Final = 8
 _MAX_ARRIVING: Final = 256
+_MAX_LEAVING: Final = 256
 _OTHERS: Final = 64
 _POOLS: Final = ("grpc_", "rest_")
 _LOG: Final = logging.getLogger(__name__)
@@ -144,7 +145,8 @@ class Server:
             self._core,
             self._gate,
             workers=self._flags.threads,
-            arrivals=Arrivals(_MAX_ARRIVING, self._flags.rest_timeout),
+            arrivals=Waits(_MAX_ARRIVING, self._flags.rest_timeout),
+            departures=Waits(_MAX_LEAVING, self._flags.rest_timeout),
         )
         return grpc.server(
             self._pool,
@@ -196,8 +198,8 @@ class Server:
 
 
 def _threads(flags: ServerFlags) -> int:
-    """Requests that compute or wait for it, those that are on their way, watchers and the like."""
-    return flags.max_requests + _MAX_ARRIVING + _OTHERS
+    """Requests that compute or wait for it, those on their way in or out, watchers and the like."""
+    return flags.max_requests + _MAX_ARRIVING + _MAX_LEAVING + _OTHERS
 
 
 def _models(flags: ServerFlags) -> tuple[ModelSettings, ...]:

@@ -143,6 +143,7 @@ class RestServer:
         try:
             return rest.answer(request, deadline)
         finally:
+            self._gate.computed()
             self._gate.leave()
 
     def _known(self, model: str) -> str:
