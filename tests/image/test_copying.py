@@ -87,6 +87,22 @@ def test_a_kind_may_change(tmp_path, tree):
     assert (folder / "program").read_bytes() == b"#!"
 
 
+def test_what_is_in_a_folder_that_forbids_writing(tmp_path):
+    closed = TreeEntry(path="d", kind=EntryKind.DIRECTORY, mode=0o555)
+    entries = [closed, file("d/a", b"A"), file("d/b", b"B")]
+    assert len(steps(entries, tmp_path / "image")) == 3
+    assert (tmp_path / "image/d").stat().st_mode & 0o777 == 0o555
+    assert (tmp_path / "image/d/b").read_bytes() == b"B"
+    assert steps(entries, tmp_path / "image") == []
+    (tmp_path / "image/d").chmod(0o755)
+
+
+def test_a_source_that_went_away_is_an_error(tmp_path, tree):
+    (tmp_path / "source").unlink()
+    with pytest.raises(UsageError):
+        steps(tree, tmp_path / "image")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_owners(tmp_path):
     entry = file("a", b"", 0o4755, uid=7, gid=8)

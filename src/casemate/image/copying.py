@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import zip_longest
@@ -25,6 +27,8 @@ from casemate.image.tree import EntryKind, TreeEntry, normalised
 _PIECE = 1 << 20
 _MOST = 1 << 30
 _RAISED = 0o6000
+_THREADS = 2
+_MOST_UNDER_WAY = 32
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -56,7 +60,7 @@ class Step:
 def copy_tree(
     entries: Iterable[TreeEntry], folder: Path, *, dry_run: bool = False
 ) -> Iterator[Step]:
-    """Make a folder hold a tree. Each step is done before it is given.
+    """Make a folder hold a tree. Each step is done before it is given, but for modes of folders.
 
     Owners are set where the caller is root.
 
@@ -70,20 +74,12 @@ def copy_tree(
             can't be written.
     """
     ordered = normalised(entries)
-    written: set[str] = set()
     try:
-        if not dry_run:
-            folder.mkdir(parents=True, exist_ok=True)
-        for entry in ordered:
-            # A tree's folders come before what is in them: whatever else had their names is gone.
-            step = _step(entry, folder, written)
-            if step is None:
-                continue
-            if step.action is not Action.ADJUST:
-                written.add(entry.path)
-            if not dry_run:
-                _take(step, entry, folder)
-            yield step
+        if dry_run:
+            yield from (step for step, _ in _steps(ordered, folder))
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        yield from _taken(ordered, folder)
     except OSError as error:
         raise UsageError(
             "image.destination",
@@ -92,6 +88,49 @@ def copy_tree(
             expected="a folder that can be written",
             got=str(error),
         ) from error
+
+
+def _steps(ordered: Iterable[TreeEntry], folder: Path) -> Iterator[tuple[Step, TreeEntry]]:
+    """What is to be done, each found out when what comes before it is done or under way."""
+    written: set[str] = set()
+    for entry in ordered:
+        step = _step(entry, folder, written)
+        if step is not None:
+            if step.action is not Action.ADJUST:
+                written.add(entry.path)
+            yield step, entry
+
+
+def _taken(ordered: Iterable[TreeEntry], folder: Path) -> Iterator[Step]:
+    """Take every step. Files are written beside each other, for most of it is the system's work.
+
+    A tree's folders come before what is in them, so whatever else had their names is gone by then;
+    they get their modes at the end, as one may forbid writing into it.
+    """
+    under_way: deque[tuple[Step, Future[None]]] = deque()
+    folders: list[TreeEntry] = []
+    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+        for step, entry in _steps(ordered, folder):
+            if entry.kind is EntryKind.DIRECTORY:
+                folders.append(entry)
+            elif entry.kind is EntryKind.HARDLINK:
+                yield from _finished(under_way, 0)  # its file must be there
+            if entry.kind is EntryKind.FILE:
+                under_way.append((step, pool.submit(_take, step, entry, folder)))
+                yield from _finished(under_way, _MOST_UNDER_WAY)
+            else:
+                _take(step, entry, folder)
+                yield step
+        yield from _finished(under_way, 0)
+    for entry in reversed(folders):
+        _adjust(entry, folder / entry.path)
+
+
+def _finished(under_way: deque[tuple[Step, Future[None]]], left: int) -> Iterator[Step]:
+    while len(under_way) > left:
+        step, future = under_way.popleft()
+        future.result()
+        yield step
 
 
 def _step(entry: TreeEntry, folder: Path, written: set[str]) -> Step | None:
@@ -156,23 +195,26 @@ def _take(step: Step, entry: TreeEntry, folder: Path) -> None:
     place = folder / entry.path
     if step.action is Action.REPLACE:
         _remove(place)
-    if step.action is not Action.ADJUST:
-        match entry.kind:
-            case EntryKind.DIRECTORY:
-                place.mkdir()
-            case EntryKind.SYMLINK:
-                place.symlink_to(entry.target)
-            case EntryKind.HARDLINK:
-                place.hardlink_to(folder / entry.target)
-            case EntryKind.FILE:
-                _write(entry, place)
-    if entry.kind in (EntryKind.FILE, EntryKind.DIRECTORY):
-        if os.geteuid() == 0:
-            os.chown(place, entry.uid, entry.gid, follow_symlinks=False)
-        place.chmod(_mode(entry))
-        if isinstance(entry.source, Path) and step.action is not Action.ADJUST:
-            times = entry.source.stat()
-            os.utime(place, ns=(times.st_atime_ns, times.st_mtime_ns))
+    if step.action is Action.ADJUST:
+        if entry.kind is EntryKind.FILE:
+            _adjust(entry, place)
+        return
+    match entry.kind:
+        case EntryKind.DIRECTORY:
+            place.mkdir(mode=0o700)
+        case EntryKind.SYMLINK:
+            place.symlink_to(entry.target)
+        case EntryKind.HARDLINK:
+            place.hardlink_to(folder / entry.target)
+        case EntryKind.FILE:
+            _write(entry, place)
+
+
+def _adjust(entry: TreeEntry, place: Path | int) -> None:
+    """Owner and mode of a file or folder, by its place or open."""
+    if os.geteuid() == 0:
+        os.chown(place, entry.uid, entry.gid)
+    os.chmod(place, _mode(entry))  # noqa: PTH101  also of an open one
 
 
 def _remove(place: Path) -> None:
@@ -185,10 +227,14 @@ def _remove(place: Path) -> None:
 def _write(entry: TreeEntry, place: Path) -> None:
     descriptor = os.open(place, _NEW, 0o600)
     with os.fdopen(descriptor, "wb", buffering=0) as output:
-        if isinstance(entry.source, Path):
-            with entry.source.open("rb") as source:
-                while os.sendfile(descriptor, source.fileno(), None, _MOST):
-                    pass
+        if not isinstance(entry.source, Path):
+            for piece in content_pieces(entry):
+                output.write(piece)
+            _adjust(entry, descriptor)
             return
-        for piece in content_pieces(entry):
-            output.write(piece)
+        with entry.source.open("rb", buffering=0) as source:
+            while os.sendfile(descriptor, source.fileno(), None, _MOST):
+                pass
+            times = os.fstat(source.fileno())
+        _adjust(entry, descriptor)
+        os.utime(descriptor, ns=(times.st_atime_ns, times.st_mtime_ns))
