@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.support.launches import descendants
+from tests.support.launches import descendants, gone_in_time
 from tests.support.trees import CHUNK, KEY, OTHER_KEY, file, varied
 
 from casemate.errors import CasemateError, NotGenuineError, UnavailableError
@@ -199,8 +199,19 @@ def test_when_a_helper_is_killed_the_others_go_on(tmp_path: Path) -> None:
         (helper,) = descendants(server.pid)
         os.kill(helper, signal.SIGKILL)
         assert (tmp_path / "mnt" / "a").read_bytes() == CONTENT
-    # Without its parent no helper lives on to hold the mount.
-    assert descendants(server.pid) == []
+
+
+def test_when_whoever_mounted_is_killed_no_helper_holds_the_mount(tmp_path: Path) -> None:
+    info = seal(TREE, KEY, tmp_path / "image")
+    with served(info.path, tmp_path / "mnt") as server:
+        helpers = descendants(server.pid)
+        server.kill()
+        server.wait()
+        assert helpers
+        assert gone_in_time(helpers)
+        with pytest.raises(OSError) as caught:
+            (tmp_path / "mnt" / "a").read_bytes()
+        assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
 
 
 def test_killing_a_helper_in_the_middle_of_reads_is_an_error_at_most(tmp_path: Path) -> None:
