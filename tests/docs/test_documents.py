@@ -5,7 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click import Context
 
+from casemate.cli.main import casemate
 from casemate.image.bom.grammar import parse_bom_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +39,14 @@ def test_every_document_is_found_from_the_readme():
             ahead += links(document)
 
     assert [str(path.relative_to(ROOT)) for path in DOCUMENTS if path not in reached] == []
+
+
+def test_the_architecture_names_every_package_and_command():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    packages = [path.parent.name for path in (ROOT / "src/casemate").glob("*/__init__.py")]
+    assert packages
+    assert [name for name in (*packages, *casemate.list_commands(Context(casemate)))
+            if f"`{name}`" not in text] == []  # fmt: skip
 
 
 BILLS = re.findall(

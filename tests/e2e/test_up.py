@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.support import demo_data
-from tests.support.launches import descendants
+from tests.support.launches import descendants, storage_options
 
 from casemate.project.classifier import build_classifier
 from casemate.project.programs import answers, casemate_command, pick_port
@@ -43,7 +43,7 @@ def built(tmp_path_factory):
 
 def test_up_serves_until_down(built):
     folder, port = built
-    state = json.loads(casemate(folder, "up", "--detach", "--json").stdout)
+    state = json.loads(casemate(folder, "up", "--detach", "--json", *storage_options()).stdout)
     assert state["ready"]
     assert state["port"] == port
     try:
@@ -77,8 +77,8 @@ def test_up_serves_until_down(built):
 def test_where_the_broker_dies_up_says_so_and_ends_the_workload(built):
     folder, port = built
     up = subprocess.Popen(
-        casemate_command("up", "--no-build", "--json"), cwd=folder, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
+        casemate_command("up", "--no-build", "--json", *storage_options()),
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         assert json.loads(up.stdout.readline())["ready"]

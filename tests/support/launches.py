@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from tests.support.trees import directory, file, symlink
 
 from casemate.image.keys import encode_key_file, generate_key
 from casemate.image.seal import seal
-from casemate.image.storage import is_memory
+from casemate.image.storage import DANGER, is_memory
 from casemate.image.tree import TreeEntry
 from casemate.launcher.isolation import choose_isolation
 from casemate.launcher.options import RootChoice
@@ -54,6 +55,7 @@ _MEMORY = ("/dev/shm", "/run", "/tmp", "/var/tmp", "/mnt")
 _MOUNTED = ("/mnt", "/media", "/srv", "/opt", "/run", "/var/tmp", "/tmp")
 
 
+@functools.cache
 def root_choices() -> list[str]:
     """The ways to make a new root that this machine allows."""
     allowed = []
@@ -94,22 +96,36 @@ def busybox_root(*more: TreeEntry) -> list[TreeEntry]:
     ]
 
 
+def memory_for_programs() -> Path | None:
+    """Where this machine has memory that files can be run from; None in a plain container."""
+    for place in map(Path, _MEMORY):
+        usable = place.is_dir() and os.access(place, os.W_OK | os.X_OK) and is_memory(place)
+        if usable and not os.statvfs(place).f_flag & os.ST_NOEXEC:
+            return place
+    return None
+
+
+def storage_options() -> tuple[str, ...]:
+    """What a launch is told where it can't mount, and there is no memory to decrypt into.
+
+    It refuses that by itself. Only what else it does is tried there.
+    """
+    if "namespace" in root_choices() or memory_for_programs():
+        return ()
+    return (DANGER,)
+
+
 @contextmanager
 def own_storage(folder: Path, environment: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder where this test's launches alone put what they decrypt when they can't mount.
 
     Args:
-        folder: of this test alone; taken where this machine has no memory that may hold programs.
+        folder: of this test alone; taken where there is no memory for it.
         environment: in which launchers are told of it.
     """
-    for place in map(Path, _MEMORY):
-        usable = place.is_dir() and os.access(place, os.W_OK | os.X_OK) and is_memory(place)
-        if usable and not os.statvfs(place).f_flag & os.ST_NOEXEC:
-            break
-    else:
-        place = folder
-    with tempfile.TemporaryDirectory(prefix="casemate-test-", dir=place) as own:
-        environment.setenv("XDG_RUNTIME_DIR", own)
+    place = memory_for_programs()
+    with tempfile.TemporaryDirectory(prefix="casemate-test-", dir=place or folder) as own:
+        environment.setenv("XDG_RUNTIME_DIR" if place else "TMPDIR", own)
         yield Path(own)
 
 
@@ -207,7 +223,10 @@ class LaunchSite:
 
     @contextmanager
     def running(self, *more: str, ready: str | None = "ready") -> Iterator[Running]:
-        """Launch in the background, until the workload says ``ready`` on its standard output."""
+        """Launch in the background, until the workload says ``ready`` on its standard output.
+
+        And the launcher that it runs: until it knows, a signal ends the launch and isn't passed on.
+        """
         out = self.folder / f"out-{time.monotonic_ns()}"
         with out.open("wb") as stream:
             process = subprocess.Popen(
@@ -215,7 +234,7 @@ class LaunchSite:
             )
         try:
             deadline = time.monotonic() + _TIMEOUT
-            while ready is not None and ready not in out.read_text(errors="replace").splitlines():
+            while ready is not None and not _says(out, ready):
                 assert process.poll() is None, out.read_text(errors="replace")
                 assert time.monotonic() < deadline, out.read_text(errors="replace")
                 time.sleep(0.02)
@@ -287,7 +306,7 @@ def launch_site(
         tls=TlsMode.SECRET if placed else TlsMode.NONE,
     )
     with Services() as services:
-        site = LaunchSite(folder, contract, services)
+        site = LaunchSite(folder, contract, services, options=storage_options())
         site.contract_file.write_bytes(contract.encode())
         root = DevelopmentRoot.load_or_create(folder / "root.pem")
         policy = policy_for_launcher(contract, root=root, measurement=measure_launcher())
@@ -324,6 +343,11 @@ def gone_in_time(pids: Sequence[int], seconds: float = 10.0) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def _says(output: Path, ready: str) -> bool:
+    lines = output.read_text(errors="replace").splitlines()
+    return ready in lines and any(line.endswith("the workload runs") for line in lines)
 
 
 def _keep(path: Path, content: bytes) -> None:
