@@ -112,9 +112,14 @@ from casemate.serving.wire import tensorflow_serving_pb2 as serving_wire
 from casemate.types import Sha384
 from casemate.verify.eventlog import check_tpm_log
 from casemate_testkit import ratls
+from casemate_testkit.azure import AzureVm
+from casemate_testkit.cca import CcaPlatform
 from casemate_testkit.dcap import DcapPlatform
 from casemate_testkit.eventlog import BOOT, event_log, registers, startup_locality
+from casemate_testkit.nitro import NitroModule
 from casemate_testkit.nvidia import NvidiaDevice
+from casemate_testkit.pki import der, pem
+from casemate_testkit.snp import SnpPlatform
 from casemate_testkit.tokens import SGX, SNP, TDX, TokenService, azure_vm
 from casemate_testkit.tpm import Tpm
 
@@ -294,10 +299,24 @@ def _byte_strings(value: object) -> Iterator[bytes]:
                 yield from _byte_strings(each)
 
 
-def _published(*kinds: str) -> Callable[[], Iterator[bytes]]:
-    """Real evidence of some kinds, where it lies beside the repository."""
+_MADE: Mapping[str, Callable[[], bytes]] = {
+    "sgx": lambda: DcapPlatform().sgx_quote(),
+    "tdx": lambda: DcapPlatform().td_quote(version=5, mr_service_td=bytes(48)),
+    "snp": lambda: SnpPlatform(product="Turin").report(),
+    "nitro": lambda: NitroModule().document(nonce=b"n", public_key=b"k"),
+    "cca": lambda: CcaPlatform().token(cose_key=True),
+    "tpm": lambda: Tpm().evidence(),
+    "azure-snp": lambda: AzureVm(hardware=SnpPlatform()).evidence(),
+    "azure-tdx": lambda: AzureVm(hardware=DcapPlatform()).evidence(),
+    "nvidia": lambda: NvidiaDevice().report(),
+}
+
+
+def _evidence(*kinds: str) -> Callable[[], Iterator[bytes]]:
+    """Evidence of some kinds: the test kit's, and real one where it lies beside the repository."""
 
     def seeds() -> Iterator[bytes]:
+        yield from (_MADE[kind]() for kind in kinds if kind in _MADE)
         for case in _cases():
             if case["tee"] in kinds:
                 yield unwrap((_PUBLISHED / case["evidence"]).read_bytes())
@@ -305,8 +324,19 @@ def _published(*kinds: str) -> Callable[[], Iterator[bytes]]:
     return seeds
 
 
-def _published_endorsements(*suffixes: str) -> Callable[[], Iterator[bytes]]:
+def _endorsements(*suffixes: str) -> Callable[[], Iterator[bytes]]:
+    """Of some suffixes: the test kit's, and those beside the repository."""
+
     def seeds() -> Iterator[bytes]:
+        device, machine = NvidiaDevice(), SnpPlatform()
+        made = {
+            ".xml": lambda: device.rim("driver"),
+            ".json": lambda: DcapPlatform().collateral(td=True),
+            ".der": lambda: der(machine.vcek.certificate),
+            ".pem": lambda: pem(*machine.certificates),
+            ".crl": lambda: der(machine.revocation_lists()[0]),
+        }
+        yield from (make() for suffix, make in made.items() if suffix in suffixes)
         for name in sorted({name for case in _cases() for name in case.get("endorsements", ())}):
             if name.endswith(suffixes):
                 yield (_PUBLISHED / name).read_bytes()
@@ -328,8 +358,8 @@ def _tokens() -> Iterator[bytes]:
 def _anything() -> Iterator[bytes]:
     yield from _tokens()
     yield from _specs("attestation-result")()
-    yield from _published("sgx", "snp", "nitro", "ratls", "cca")()
-    yield from _published_endorsements(".pem", ".json")()
+    yield from _evidence("sgx", "snp", "nitro", "ratls", "cca")()
+    yield from _endorsements(".pem", ".json")()
 
 
 def _logs() -> Iterator[bytes]:
@@ -338,7 +368,7 @@ def _logs() -> Iterator[bytes]:
 
 
 def _certificates() -> Iterator[bytes]:
-    yield from _published("ratls")()
+    yield from _evidence("ratls")()
     for make in (ratls.interoperable, ratls.gramine, ratls.occlum):
         yield make(lambda bound: DcapPlatform().sgx_quote(report_data=bound))
     yield ratls.interoperable(lambda _: b"quote", endorsements=(1, *(b"part" for _ in range(7))))
@@ -435,10 +465,10 @@ TARGETS: Mapping[str, Target] = {
     ),
     "foreign-cbor": Target(
         run=lambda d: decode_foreign_cbor(d, what="it", max_size=65536),
-        seeds=_published("cca", "nitro"),
+        seeds=_evidence("cca", "nitro"),
     ),
     "cose": Target(
-        run=lambda d: parse_sign1(d, what="it", max_size=65536), seeds=_published("nitro", "cca")
+        run=lambda d: parse_sign1(d, what="it", max_size=65536), seeds=_evidence("nitro", "cca")
     ),
     "jws": Target(
         run=_canonical(
@@ -544,19 +574,19 @@ TARGETS: Mapping[str, Target] = {
     # Evidence
     "simulated": Target(run=parse_simulated_evidence, seeds=_specs("simulated-evidence")),
     "identity-key": Target(run=parse_identity_key_evidence, seeds=_specs("simulated-evidence")),
-    "detect": Target(run=lambda d: detect(unwrap(d)), seeds=_published("sgx", "snp", "nitro")),
+    "detect": Target(run=lambda d: detect(unwrap(d)), seeds=_evidence("sgx", "snp", "nitro")),
     "inspect": Target(run=inspect, seeds=_anything, max_size=16384),
-    "quote": Target(run=parse_quote, seeds=_published("sgx", "tdx"), max_size=16384),
+    "quote": Target(run=parse_quote, seeds=_evidence("sgx", "tdx"), max_size=16384),
     "quote-platform": Target(
-        run=lambda d: platform_of(parse_quote(d)), seeds=_published("sgx", "tdx"), max_size=16384
+        run=lambda d: platform_of(parse_quote(d)), seeds=_evidence("sgx", "tdx"), max_size=16384
     ),
-    "snp": Target(run=parse_snp_report, seeds=_published("snp")),
+    "snp": Target(run=parse_snp_report, seeds=_evidence("snp")),
     "snp-certificates": Target(
         run=parse_certificate_table,
         seeds=_given(bytes.fromhex(VCEK) + b"\x30\0\0\0\x01\0\0\0" + bytes(24) + b"x"),
     ),
-    "nitro": Target(run=parse_nitro_document, seeds=_published("nitro"), max_size=16384),
-    "tpm": Target(run=parse_tpm_evidence, seeds=_published("tpm"), max_size=16384),
+    "nitro": Target(run=parse_nitro_document, seeds=_evidence("nitro"), max_size=16384),
+    "tpm": Target(run=parse_tpm_evidence, seeds=_evidence("tpm"), max_size=16384),
     "tpm-quote": Target(
         run=parse_tpm_quote, seeds=_given(b"\xffTCG\x80\x18" + bytes(64)), max_size=1024
     ),
@@ -565,11 +595,11 @@ TARGETS: Mapping[str, Target] = {
     ),
     "tpm-public": Target(run=parse_tpm_public, seeds=lambda: [Tpm().ak_public], max_size=1024),
     "azure": Target(
-        run=parse_azure_evidence, seeds=_published("azure-snp", "azure-tdx"), max_size=65536
+        run=parse_azure_evidence, seeds=_evidence("azure-snp", "azure-tdx"), max_size=65536
     ),
     "hcl-report": Target(run=parse_hcl_report, seeds=_given(b"HCLA" + bytes(1216))),
-    "nvidia": Target(run=parse_nvidia_report, seeds=_published("nvidia"), max_size=16384),
-    "cca": Target(run=parse_cca_token, seeds=_published("cca")),
+    "nvidia": Target(run=parse_nvidia_report, seeds=_evidence("nvidia"), max_size=16384),
+    "cca": Target(run=parse_cca_token, seeds=_evidence("cca")),
     "attestation-result": Target(run=parse_ear, seeds=_specs("attestation-result"), max_size=16384),
     "maa": Target(run=parse_maa_token, seeds=_tokens, max_size=16384),
     "attested-certificate": Target(
@@ -586,7 +616,7 @@ TARGETS: Mapping[str, Target] = {
     "endorsements": Target(
         run=lambda d: sort_endorsements([("it", d)]),
         allowed=(MalformedError, NotGenuineError),
-        seeds=_published_endorsements(".pem", ".der", ".crl", ".json"),
+        seeds=_endorsements(".pem", ".der", ".crl", ".json"),
         max_size=65536,
     ),
     "key-set": Target(
@@ -629,12 +659,12 @@ TARGETS: Mapping[str, Target] = {
         )
     },
     "dcap-collateral": Target(
-        run=parse_dcap_collateral, seeds=_published_endorsements(".json"), max_size=65536
+        run=parse_dcap_collateral, seeds=_endorsements(".json"), max_size=65536
     ),
     "manifest": Target(
         run=parse_rim,
         allowed=(MalformedError, NotGenuineError),
-        seeds=_published_endorsements(".xml", ".swidtag"),
+        seeds=_endorsements(".xml", ".swidtag"),
         max_size=65536,
     ),
     # Projects
