@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -249,6 +250,26 @@ def test_a_mountpoint_that_is_missing_is_an_error(tmp_path: Path) -> None:
     with opened(tmp_path) as image, pytest.raises(UnavailableError) as caught:
         FuseMount(image, tmp_path / "missing").start()
     assert caught.value.code == "image.mount"
+
+
+def test_a_mount_that_nobody_could_serve_is_taken_away_again(
+    tmp_path: Path, mountpoint: Path
+) -> None:
+    """Left behind, it would let everybody wait who looks at it."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with opened(tmp_path, file("a", b"1")) as image, contextlib.ExitStack() as held:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+        spare = os.open(os.devnull, os.O_RDONLY)
+        with contextlib.suppress(OSError):
+            while True:
+                held.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        os.close(spare)  # enough for the device, not for what serves it
+        with pytest.raises(UnavailableError) as caught:
+            FuseMount(image, mountpoint).start()
+    assert caught.value.code == "image.mount"
+    assert "Too many open files" in (caught.value.got or "")
+    assert not os.path.ismount(mountpoint)
 
 
 def test_opening_descriptors_are_given_back(tmp_path: Path, mountpoint: Path) -> None:

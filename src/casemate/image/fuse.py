@@ -122,14 +122,22 @@ class FuseMount:
         except OSError as error:
             os.close(first)
             raise _no_mount(self._mountpoint, f"mount: {os.strerror(error.errno or 0)}") from error
-        # Forked before a thread of ours serves: a fork copies the locks that others hold.
-        self._helpers = Helpers(
-            self._helpers_wanted, first, keep=(self._image.fileno(),), serve=self._help
-        )
-        self._thread = threading.Thread(
-            target=self._loop, args=(first, self._on_error), name="casemate-fuse", daemon=True
-        )
-        self._thread.start()
+        try:
+            # Forked before a thread of ours serves: a fork copies the locks that others hold.
+            self._helpers = Helpers(
+                self._helpers_wanted, first, keep=(self._image.fileno(),), serve=self._help
+            )
+            self._thread = threading.Thread(
+                target=self._loop, args=(first, self._on_error), name="casemate-fuse", daemon=True
+            )
+            self._thread.start()
+        except (OSError, RuntimeError) as error:  # no descriptors, no threads
+            self._thread = None
+            _unmount(self._mountpoint)
+            os.close(first)
+            if self._helpers is not None:
+                self._helpers.end()
+            raise _no_mount(self._mountpoint, str(error)) from error
         if not self._ready.wait(_START_SECONDS) or self._refused is not None:
             self.stop()
             raise _no_mount(self._mountpoint, "the kernel's FUSE protocol is older than 7.31")
@@ -152,8 +160,9 @@ class FuseMount:
             thread.join(0.5)  # in steps, so that signals are handled in between
 
     def _loop(self, descriptor: int, on_error: OnError) -> None:
-        server = _Server(self._image, self._tree, descriptor, on_error)
+        server: _Server | None = None
         try:
+            server = _Server(self._image, self._tree, descriptor, on_error)
             request = memoryview(bytearray(_REQUEST_ROOM))
             while True:
                 try:
@@ -167,8 +176,9 @@ class FuseMount:
                     self._refused = refused or None
                     self._ready.set()
         finally:
-            os.close(descriptor)
-            server.end()
+            os.close(descriptor)  # whatever happened: nobody may wait for an answer
+            if server is not None:
+                server.end()
             self._ready.set()
 
     def _help(self, descriptor: int, on_error: OnError) -> None:

@@ -197,11 +197,17 @@ class Storer:
         self._descriptor = clone(device)
         self._group: list[_Item] = []
         self._waiting: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="casemate-fuse-store", daemon=True)
-        self._thread.start()
+        self._open = True
+        try:
+            threading.Thread(target=self._run, name="casemate-fuse-store", daemon=True).start()
+        except RuntimeError:  # no more threads; reads are right without it, and slower
+            self._open = False
+            os.close(self._descriptor)
 
     def store(self, node: int, offset: int, data: memoryview) -> None:
         """Store ``data`` at ``offset`` of the file ``node``, soon or never."""
+        if not self._open:
+            return
         self._group.append((node, offset, data))
         if len(self._group) == _STORED_AT_ONCE:
             if self._waiting.qsize() < _MAX_STORES:
