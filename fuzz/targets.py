@@ -26,6 +26,7 @@ from google.protobuf.message import DecodeError
 from tests.support.containers import File, layer
 from tests.support.models import gguf, onnx_with_data
 from tests.support.onnx_models import identity_model
+from tests.support.saved_models import saved, with_vocabularies
 from tests.support.serving_core import served_core
 
 from casemate.collateral.bundle import FORMAT as BUNDLE
@@ -100,6 +101,8 @@ from casemate.serving.open_inference import OpenInferenceApi
 from casemate.serving.rest.http import Request
 from casemate.serving.rest.open_inference import OpenInferenceRest
 from casemate.serving.rest.tensorflow import TensorFlowRest
+from casemate.serving.saved_model.files import check_keras_metadata
+from casemate.serving.saved_model.graph import check_saved_model
 from casemate.serving.settings import parse_model_config
 from casemate.serving.signature import TensorSpec, parse_signatures
 from casemate.serving.ssl_config import parse_ssl_config
@@ -682,5 +685,12 @@ TARGETS: Mapping[str, Target] = {
     ),
     "batching": Target(run=_batching, seeds=_given(_BATCHING)),
     "warmup": Target(run=_warmup, seeds=_given(_RECORD)),
+    "saved-model": Target(
+        run=functools.partial(check_saved_model, folder="/m/1"),
+        seeds=lambda: [saved(with_vocabularies("a.txt", "b.txt"))],
+    ),
+    "keras-metadata": Target(
+        run=check_keras_metadata, seeds=_given(b'\x0a\x19\x22\x17{"class_name": "Dense"}')
+    ),
     "ssl-config": Target(run=parse_ssl_config, allowed=_ANY_CAUSE, seeds=_given(_SSL)),
 }

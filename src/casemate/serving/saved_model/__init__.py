@@ -1,0 +1,1 @@
+"""TensorFlow SavedModels: looked at before TensorFlow sees them, then run by it."""
