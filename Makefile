@@ -15,7 +15,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --no-header --no-annotat
 
 .PHONY: help
 help:  ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(VENV)/.stamp: requirements/dev.lock pyproject.toml tools/setup-venv
 	@PYTHON="$(PYTHON)" tools/setup-venv $(VENV)
