@@ -84,6 +84,11 @@ test-tensorflow-client: $(VENV)/tensorflow-client/.stamp  ## The same with Tenso
 bench: data  ## Measure, as ratios from one run; AREA=images runs one area
 	@$(BIN)/python -m bench $(AREA)
 
+.PHONY: bench-peers
+bench-peers: data  ## Measure the model server beside Triton, MLServer and KServe (1.4 GB on disk)
+	@PYTHON="$(PYTHON)" tools/install-peers
+	@$(BIN)/python -m bench serving_peers
+
 $(VENV)/.fuzz-stamp: requirements/fuzz.lock $(VENV)/.stamp
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
@@ -110,7 +115,7 @@ lock: setup  ## Write the locked requirements again
 	$(BIN)/pip install --quiet pip-tools
 	$(COMPILE) $(addprefix --extra ,cli image client verify policy collateral serving package demo dev) -o requirements/dev.lock pyproject.toml
 	$(COMPILE) -o requirements/fuzz.lock requirements/fuzz.in
-	for each in clients tensorflow-client; do \
+	for each in clients tensorflow-client peers-triton peers-mlserver peers-kserve; do \
 	  $(COMPILE) -o requirements/$$each.lock requirements/$$each.in || exit 1; done
 
 .PHONY: clean

@@ -18,12 +18,16 @@ from rich.table import Table
 from bench.rows import Row
 
 AREAS = ("images", "bills", "broker", "launcher", "serving", "verify", "scale")
+# Measured only when named: it needs other people's servers (`make bench-peers`).
+_NAMED = ("serving_peers",)
 _RESULTS = Path(__file__).parent / "results.json"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("area", nargs="?", choices=AREAS, help="one area; all if not given")
+    parser.add_argument(
+        "area", nargs="?", choices=AREAS + _NAMED, help="one area; all if not given"
+    )
     area = parser.parse_args().area
     table = Table("area", "what", "value", "unit", "against", "ratio", "aim", "met")
     results: list[Row] = []

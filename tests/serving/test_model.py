@@ -1,5 +1,8 @@
 """Finding, loading and running a model."""
 
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -127,3 +130,43 @@ def test_a_type_that_cannot_be_served_is_refused_at_the_start(tmp_path):
     with pytest.raises(MalformedError) as caught:
         load(base)
     assert caught.value.code == "serving.model"
+
+
+RESIDENT_AROUND_LOADING = """
+import os, pathlib, sys
+from casemate.serving.model import EngineOptions, load_model
+
+def resident():
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+before = resident()
+model = load_model(pathlib.Path(sys.argv[1]), EngineOptions(intra_op_threads=1))
+print(resident() - before)
+"""
+
+
+def test_loading_keeps_no_more_memory_than_the_weights_and_some(tmp_path):
+    layers, kernel = 16, (256, 256, 3, 3)
+    weights = [np.ones(kernel, np.float32) for _ in range(layers)]
+    names = ["x", *(f"t{index}" for index in range(layers - 1)), "y"]
+    nodes = [
+        helper.make_node("Conv", [names[i], f"w{i}"], [names[i + 1]], pads=[1] * 4)
+        for i in range(layers)
+    ]
+    shape = ["n", 256, 8, 8]
+    model = as_model(
+        nodes,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [onnx.numpy_helper.from_array(each, f"w{i}") for i, each in enumerate(weights)],
+    )
+    put_model(tmp_path, model)
+
+    told = subprocess.run(
+        [sys.executable, "-c", RESIDENT_AROUND_LOADING, tmp_path / "1" / "model.onnx"],
+        capture_output=True,
+        check=True,
+    )
+
+    assert int(told.stdout) < 1.5 * len(model)

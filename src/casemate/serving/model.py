@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -122,9 +123,16 @@ def load_model(path: Path, options: EngineOptions) -> Model:
     cores = len(os.sched_getaffinity(0))
     session = _session(path, options.intra_op_threads or cores, options.inter_op_threads)
     small = path.stat().st_size <= _MAX_TWICE_BYTES
-    if options.intra_op_threads or cores == 1 or not small:
-        return Model(session)
-    return Model(session, narrow=_session(path, 1, options.inter_op_threads))
+    twice = not options.intra_op_threads and cores > 1 and small
+    narrow = _session(path, 1, options.inter_op_threads) if twice else None
+    _give_back_memory()
+    return Model(session, narrow=narrow)
+
+
+def _give_back_memory() -> None:
+    """Return what loading took and freed again, for the allocator keeps it: about the weights."""
+    with contextlib.suppress(AttributeError):  # only glibc has this call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _session(path: Path, intra_op_threads: int, inter_op_threads: int) -> ort.InferenceSession:
