@@ -5,6 +5,13 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is; pytest's own timeout ends what hangs.
+settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("suite")
 
 # Whoever runs the suite in the background may have made it ignore Ctrl-C, and what it starts
 # inherits that; here programs must heed it.
