@@ -181,7 +181,7 @@ def outcome(place: Place, case: Case, choice: str) -> tuple[str, str]:
 def test_launching_in_a_container(place: Place, case: Case) -> None:
     if not _ALL and case is not CASES[-1]:  # the one that no other kernel setting decides about
         pytest.skip("runs with `make test-containers`")
-    if _FUSE in case.options and not Path("/dev/fuse").exists():
+    if _LAZY in case.outcomes and not Path("/dev/fuse").exists():
         pytest.skip("needs /dev/fuse")
     for choice, expected in zip(_CHOICES, case.outcomes, strict=True):
         parted, became = outcome(place, case, choice)
