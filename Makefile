@@ -80,6 +80,10 @@ test-clients: $(VENV)/clients/.stamp  ## Test the model server with other makers
 test-tensorflow-client: $(VENV)/tensorflow-client/.stamp  ## The same with TensorFlow Serving's own (1.6 GB)
 	@$(BIN)/pytest tests/clients/test_tensorflow_client.py
 
+.PHONY: test-tensorflow
+test-tensorflow: $(VENV)/tensorflow/.stamp  ## Test the model server with SavedModels (TensorFlow, 1.7 GB)
+	@$(BIN)/pytest tests/serving/test_saved_model.py
+
 .PHONY: bench
 bench: data  ## Measure, as ratios from one run; AREA=images runs one area
 	@$(BIN)/python -m bench $(AREA)
@@ -114,6 +118,7 @@ proto: setup  ## Compile the protocol buffer definitions
 lock: setup  ## Write the locked requirements again
 	$(BIN)/pip install --quiet pip-tools
 	$(COMPILE) $(addprefix --extra ,cli image client verify policy collateral serving package demo dev) -o requirements/dev.lock pyproject.toml
+	$(COMPILE) --extra serving --extra tensorflow -c requirements/dev.lock -o requirements/tensorflow.lock pyproject.toml
 	$(COMPILE) -o requirements/fuzz.lock requirements/fuzz.in
 	for each in clients tensorflow-client peers-triton peers-mlserver peers-kserve; do \
 	  $(COMPILE) -o requirements/$$each.lock requirements/$$each.in || exit 1; done

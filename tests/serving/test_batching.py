@@ -20,6 +20,10 @@ class Recorder:
     def __init__(self):
         self.sizes, self.gate, self.entered = [], threading.Event(), threading.Event()
         self.gate.set()
+        self.closed = False
+
+    def close(self):
+        self.closed = True
 
     def run(self, feeds, outputs):
         self.sizes.append(len(feeds["x"]))
@@ -248,3 +252,12 @@ def test_parameters_that_cannot_be_followed_are_refused(text, field):
     with pytest.raises(MalformedError) as caught:
         parse_batching(text, cores=4)
     assert caught.value.field == field
+
+
+def test_once_it_is_closed_so_is_its_model(batcher):
+    batches, model, _ = batcher()
+    assert not model.closed
+
+    batches.close()
+
+    assert model.closed

@@ -14,6 +14,8 @@ import grpc
 
 from casemate.project.tls import make_tls_identity, tensorflow_serving_ssl_config
 
+_SOURCES = Path(__file__).resolve().parents[2] / "src"
+
 
 @dataclass(frozen=True)
 class Running:
@@ -35,18 +37,30 @@ class Running:
         return grpc.secure_channel(self.address, grpc.ssl_channel_credentials(self.certificate))
 
 
-def server_command(*flags: str) -> list[str]:
+def server_command(*flags: str, python: Path | None = None) -> list[str]:
     """The server alone, as a minimal root file system starts it."""
-    return [sys.executable, "-I", "-m", "casemate.serving", *flags]
+    if python is None:
+        return [sys.executable, "-I", "-m", "casemate.serving", *flags]
+    start = (
+        f"import runpy, sys; sys.path.insert(0, {str(_SOURCES)!r}); "
+        "runpy.run_module('casemate.serving', run_name='__main__')"
+    )
+    return [str(python), "-I", "-c", start, *flags]
 
 
 @contextlib.contextmanager
 def running(
-    base: Path | None, scratch: Path, *flags: str, name: str = "resnet", tls: bool = True
+    base: Path | None,
+    scratch: Path,
+    *flags: str,
+    name: str = "resnet",
+    tls: bool = True,
+    python: Path | None = None,
 ) -> Iterator[Running]:
     """Run the server on a free port until the block ends.
 
-    Without ``base``, the flags say what is served.
+    Without ``base``, the flags say what is served. ``python`` is another environment's, where our
+    packages aren't installed.
     """
     certificate = None
     if tls:
@@ -56,7 +70,7 @@ def running(
         certificate = identity.certificate
         flags = (*flags, f"--ssl_config_file={config}")
     what = (f"--model_name={name}", f"--model_base_path={base}") if base else ()
-    command = server_command("--port=0", "--host=127.0.0.1", *what, *flags)
+    command = server_command("--port=0", "--host=127.0.0.1", *what, *flags, python=python)
     log = scratch / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)

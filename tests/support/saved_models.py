@@ -93,6 +93,6 @@ def with_vocabularies(*names: str) -> wire.MetaGraphDef:
 
 def put_saved_model(base: Path, content: bytes, *, version: int = 1) -> Path:
     folder = base / str(version)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "saved_model.pb").write_bytes(content)
     return base

@@ -13,15 +13,15 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from casemate.errors import MalformedError
 from casemate.serving.core import late
 from casemate.serving.dtypes import Array
+from casemate.serving.engine import Engine
 from casemate.serving.metrics import Metrics
-from casemate.serving.model import Model
 from casemate.serving.settings import parse_text
 from casemate.serving.status import Code, RequestError, wrong
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
@@ -117,13 +117,6 @@ class _Batch:
     closed: bool = False
 
 
-class Engine(Protocol):
-    """What computes a batch: a ``Model``."""
-
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Compute the named outputs."""
-
-
 class Batcher:
     """Runs a model on batches.
 
@@ -181,6 +174,7 @@ class Batcher:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        self._model.close()
 
     def _submit(
         self,
@@ -304,7 +298,7 @@ class Batcher:
             task.done.set()
 
 
-def can_batch(model: Model) -> bool:
+def can_batch(model: Engine) -> bool:
     """Whether every input and output of a model has a first dimension of any size."""
     specs = (*model.inputs.values(), *model.outputs.values())
     return all(spec.shape and spec.shape[0] is None for spec in specs)

@@ -148,7 +148,7 @@ def _row(feature: Feature, port: Port, alias: str) -> Array:
     if feature.kind not in allowed or element.number == wire.DT_BFLOAT16:
         raise wrong(alias, f"a list of {' or '.join(allowed)} for {port.spec}", feature.kind)
     if element.number == wire.DT_STRING:
-        return strings(list(feature.values), alias, raw=port.picture is not None)
+        return strings(list(feature.values), alias, raw=port.raw_strings)
     values = np.array(list(feature.values))
     with np.errstate(over="ignore", invalid="ignore"):
         row: Array = values.astype(element.dtype)

@@ -26,7 +26,7 @@ _HARMLESS: Final = {
     "num_unload_threads": "unloading takes no time",
     "flush_filesystem_caches": "the system looks after its caches",
     "per_process_gpu_memory_fraction": "models run on processors",
-    "saved_model_tags": "an ONNX model has no tags",
+    "saved_model_tags": "of a SavedModel, the graph tagged serve is served",
     "remove_unused_fields_from_bundle_metagraph": "an ONNX model has no such fields",
     "num_tflite_pools": "there is no TensorFlow Lite here",
     "num_tflite_interpreters_per_pool": "there is no TensorFlow Lite here",
@@ -83,6 +83,7 @@ class ServerFlags:
         threads: how many gRPC requests are worked on at the same time.
         intra_op_threads: threads that compute one request; 0: as the load allows.
         inter_op_threads: parts of a model that are computed at the same time.
+        allowed_operations: of a SavedModel, beyond those that only compute.
         tensor_content: whether answers carry raw bytes instead of lists of values.
         channel_arguments: further options for gRPC.
         grace_seconds: how long requests may finish after SIGTERM.
@@ -119,6 +120,7 @@ class ServerFlags:
     threads: int
     intra_op_threads: int
     inter_op_threads: int
+    allowed_operations: frozenset[str]
     tensor_content: bool
     channel_arguments: tuple[tuple[str, int | str], ...]
     grace_seconds: float
@@ -177,6 +179,7 @@ def parse_flags(arguments: Sequence[str]) -> ServerFlags:
         threads=values.grpc_max_threads or threads,
         intra_op_threads=values.tensorflow_intra_op_parallelism or session,
         inter_op_threads=values.tensorflow_inter_op_parallelism or session,
+        allowed_operations=frozenset(values.allowed_operations.split(",")) - {""},
         tensor_content=values.enable_serialization_as_tensor_content,
         channel_arguments=_channel_arguments(values.grpc_channel_arguments),
         grace_seconds=values.grace_seconds,
@@ -206,8 +209,8 @@ def _without_effect(values: argparse.Namespace) -> tuple[tuple[str, str], ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="casemate serve",
-        description="Serve ONNX models as TensorFlow Serving does, and over the Open Inference "
-        "Protocol.",
+        description="Serve ONNX models and TensorFlow SavedModels as TensorFlow Serving does, "
+        "and over the Open Inference Protocol.",
         epilog="Example:  casemate serve --port=9000 --model_name=resnet "
         "--model_base_path=/models/resnet --ssl_config_file=/etc/tf_ssl.cfg",
         allow_abbrev=False,
@@ -259,7 +262,7 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
     add("--model_name", default="default", help="name that requests give (default)")
     add(
         "--model_base_path", default="", metavar="FOLDER",
-        help="holds N/model.onnx for each version N; the highest is served",
+        help="holds N/model.onnx or N/saved_model.pb for each version N; the highest is served",
     )  # fmt: skip
     add(
         "--model_config_file", default="", metavar="FILE",
@@ -280,6 +283,10 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
     add(
         "--load_retry_interval_micros", type=_whole(0, 999_999_999), default=60_000_000,
         metavar="US", help="time between tries (60000000)",
+    )  # fmt: skip
+    add(
+        "--allowed_operations", default="", metavar="LIST",
+        help="operations of SavedModels that are loaded though they do more than compute",
     )  # fmt: skip
     _switch(group, "servable_versions_always_present", "keep serving when a folder turns empty")
     _switch(

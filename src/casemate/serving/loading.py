@@ -13,8 +13,9 @@ from casemate.errors import CasemateError, MalformedError
 from casemate.serving.batching import Batcher, BatchingOptions, can_batch
 from casemate.serving.core import Core, check_deadline
 from casemate.serving.dtypes import Array
+from casemate.serving.engine import Engine, Loaded
 from casemate.serving.metrics import Metrics, NoMetrics
-from casemate.serving.model import EngineOptions, Model, load_model
+from casemate.serving.model import EngineOptions, load_model
 from casemate.serving.registry import ModelChoice, VersionState
 from casemate.serving.servable import Runner, Servable
 from casemate.serving.signature import (
@@ -24,7 +25,7 @@ from casemate.serving.signature import (
     default_signatures,
     parse_signatures,
 )
-from casemate.serving.source import MODEL_FILE, VersionFolder
+from casemate.serving.source import SAVED_MODEL_FILE, VersionFolder
 from casemate.serving.status import Code, status_of
 from casemate.serving.tensorflow_api import TensorFlowApi
 from casemate.serving.warmup import WARMUP_FILE, read_warmup
@@ -59,8 +60,8 @@ class Loader:
         """
         started, code = time.perf_counter(), _OK
         try:
-            model = load_model(version.folder / MODEL_FILE, self.engine)
-            signatures = _signatures(version, model)
+            loaded = _load(version, self.engine)
+            model, signatures = loaded.engine, loaded.signatures
             if any(
                 port.picture is not None
                 for signature in signatures.values()
@@ -96,7 +97,7 @@ class Loader:
             elapsed = time.perf_counter() - started
             self.metrics.loaded(str(version.folder), code, elapsed)
 
-    def _runner(self, name: str, model: Model) -> Runner:
+    def _runner(self, name: str, model: Engine) -> Runner:
         if self.batching is None:
             return Direct(model)
         if not can_batch(model):
@@ -134,7 +135,7 @@ class _Only:
 class Direct:
     """Every request by itself, on the thread that brought it."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Engine) -> None:
         self._model = model
 
     def run(
@@ -146,9 +147,20 @@ class Direct:
 
     def close(self) -> None:
         """See ``Runner``."""
+        self._model.close()
 
 
-def _signatures(version: VersionFolder, model: Model) -> Signatures:
+def _load(version: VersionFolder, options: EngineOptions) -> Loaded:
+    if version.file.name == SAVED_MODEL_FILE:
+        # Imported here: TensorFlow is an extra, and takes seconds.
+        from casemate.serving.saved_model.loading import load_saved_model
+
+        return load_saved_model(version.folder, options)
+    model = load_model(version.file, options)
+    return Loaded(engine=model, signatures=_signatures(version, model))
+
+
+def _signatures(version: VersionFolder, model: Engine) -> Signatures:
     path = version.folder / SIGNATURE_FILE
     try:
         with path.open("rb") as file:

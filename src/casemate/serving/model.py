@@ -32,10 +32,12 @@ class EngineOptions:
         intra_op_threads: threads that compute one request; 0: as the load allows. One request
             alone then gets every core, and several at a time get one each.
         inter_op_threads: parts of a model's graph that are computed at the same time; 0 or 1: one.
+        allowed_operations: of a SavedModel, beyond those that only compute.
     """
 
     intra_op_threads: int = 0
     inter_op_threads: int = 0
+    allowed_operations: frozenset[str] = frozenset()
 
 
 class Model:
@@ -83,6 +85,9 @@ class Model:
             with self._lock:
                 self._running -= 1
         return results
+
+    def close(self) -> None:
+        """See ``Engine``: ONNX Runtime lets go of a session when nobody holds it."""
 
     def _run_with_bfloat16(
         self, session: ort.InferenceSession, feeds: Mapping[str, Array], outputs: Sequence[str]

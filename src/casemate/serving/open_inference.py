@@ -130,7 +130,7 @@ def decode_raw(content: bytes | memoryview, tensor: Tensor, port: Port, max_byte
     count = measure(tensor.shape, name=tensor.name, element=element, max_bytes=max_bytes)
     if element.number == tensorflow_wire.DT_STRING:
         strings = _split(content, tensor.name, count)
-        raw = port.picture is not None
+        raw = port.raw_strings
         made = as_strings(strings, name=tensor.name, count=count, raw=raw)
     else:
         made = from_bytes(content, name=tensor.name, element=element, count=count)
@@ -275,7 +275,7 @@ def _decode_contents(
     if len(values) != count:
         raise wrong(f"inputs['{tensor.name}'].contents", f"{count} values", str(len(values)))
     if element.number == tensorflow_wire.DT_STRING:
-        raw = port.picture is not None
+        raw = port.raw_strings
         made = as_strings(list(values), name=tensor.name, count=count, raw=raw)
     else:
         made = from_list(values, name=tensor.name, element=element, field=element.open_field)

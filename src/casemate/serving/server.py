@@ -228,7 +228,9 @@ def _metrics_path(flags: ServerFlags) -> str | None:
 def _loader(flags: ServerFlags, metrics: Metrics) -> Loader:
     return Loader(
         engine=EngineOptions(
-            intra_op_threads=flags.intra_op_threads, inter_op_threads=flags.inter_op_threads
+            intra_op_threads=flags.intra_op_threads,
+            inter_op_threads=flags.inter_op_threads,
+            allowed_operations=flags.allowed_operations,
         ),
         metrics=metrics,
         warmup_iterations=flags.warmup_iterations if flags.warmup else 0,

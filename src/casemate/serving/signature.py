@@ -28,19 +28,28 @@ _Object: TypeAlias = dict[str, _Json]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """An input or output: name, element type, and sizes, None where any will do."""
+    """An input or output: name, element type, and sizes, None where any will do.
+
+    ``any_rank`` where even their number is open; ``shape`` is empty then.
+    """
 
     name: str
     element: ElementType
     shape: tuple[int | None, ...]
+    any_rank: bool = False
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether a tensor of this shape can be this one."""
-        return len(shape) == len(self.shape) and all(
-            mine is None or mine == given for mine, given in zip(self.shape, shape, strict=True)
+        return self.any_rank or (
+            len(shape) == len(self.shape)
+            and all(
+                mine is None or mine == given for mine, given in zip(self.shape, shape, strict=True)
+            )
         )
 
     def __str__(self) -> str:
+        if self.any_rank:
+            return f"{self.element.name} [...]"
         sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
         return f"{self.element.name} [{sizes}]"
 
@@ -73,11 +82,18 @@ class Port:
         spec: what requests bring or get, under the signature's name for it.
         tensor: the model's own.
         picture: how strings become the tensor; None where the tensor itself comes.
+        any_bytes: whether its strings may be any bytes, not only text.
     """
 
     spec: TensorSpec
     tensor: TensorSpec
     picture: Picture | None = None
+    any_bytes: bool = False
+
+    @property
+    def raw_strings(self) -> bool:
+        """Whether strings stay bytes: where the model takes any, and pictures."""
+        return self.any_bytes or self.picture is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 from casemate.errors import UsageError
 
 MODEL_FILE: Final = "model.onnx"
+SAVED_MODEL_FILE: Final = "saved_model.pb"
 _MAX_VERSION_DIGITS: Final = 18
 
 # Which file it is: another one under the same name is worth another try.
@@ -22,11 +23,13 @@ class VersionFolder:
     Args:
         number: the version.
         folder: its folder.
+        file: its model file in there, whose name says what kind it is.
         identity: tells its model file from an earlier one of the same name.
     """
 
     number: int
     folder: Path
+    file: Path
     identity: Identity
 
 
@@ -43,12 +46,13 @@ def list_versions(base: Path) -> dict[int, VersionFolder]:
             numeric = text.isascii() and text.isdigit() and len(text) <= _MAX_VERSION_DIGITS
             if not numeric or int(text) in versions:
                 continue
-            file = folder / MODEL_FILE
-            if file.is_file():
+            named = (folder / name for name in (MODEL_FILE, SAVED_MODEL_FILE))
+            file = next((each for each in named if each.is_file()), None)
+            if file is not None:
                 found = file.stat()
                 identity = (found.st_ino, found.st_size, found.st_mtime_ns)
                 versions[int(text)] = VersionFolder(
-                    number=int(text), folder=folder, identity=identity
+                    number=int(text), folder=folder, file=file, identity=identity
                 )
     except OSError as error:
         raise no_model(base, error.strerror or "unreadable") from error
@@ -61,7 +65,7 @@ def no_model(base: Path, got: str) -> UsageError:
         "serving.model-path",
         f"no model under {base}",
         field="model_base_path",
-        expected=f"{base}/1/{MODEL_FILE}, or another version number",
+        expected=f"{base}/1/{MODEL_FILE} or {SAVED_MODEL_FILE}, or another version number",
         got=got,
         remedy="Name the folder that holds the numbered versions, not a version itself.",
     )

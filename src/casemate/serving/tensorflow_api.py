@@ -260,9 +260,11 @@ def describe(signatures: Signatures) -> wire.SignatureDefMap:
 
 
 def _describe(info: wire.TensorInfo, spec: TensorSpec, tensor: str) -> None:
-    info.name = f"{tensor}:0"
+    # A SavedModel's tensors have names of this form; ONNX's are made to look so.
+    info.name = tensor if tensor.rpartition(":")[2].isdigit() else f"{tensor}:0"
     info.dtype = spec.element.number
     info.tensor_shape.SetInParent()
+    info.tensor_shape.unknown_rank = spec.any_rank
     for size in spec.shape:
         info.tensor_shape.dim.add(size=-1 if size is None else size)
 
@@ -275,7 +277,7 @@ def _decode(tensor: wire.TensorProto, alias: str, port: Port, room: int) -> Arra
     if tensor.dtype != spec.element.number or not (alone or spec.fits(sizes)):
         got = f"{_type_name(tensor.dtype)} {list(sizes[:16])}"
         raise wrong(f"inputs['{alias}']", str(spec), got)
-    raw = port.picture is not None
+    raw = port.raw_strings
     return decode_tensor(tensor, name=alias, max_bytes=room, raw_strings=raw)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -134,7 +135,7 @@ def _strings(value: Json, port: Port, name: str, max_bytes: int) -> Array:
     _collect(value, shape, leaves, name)
     if len(leaves) != count:
         raise wrong(name, f"{count} strings", str(len(leaves)))
-    return strings(leaves, name, raw=port.picture is not None).reshape(shape)
+    return strings(leaves, name, raw=port.raw_strings).reshape(shape)
 
 
 def _collect(value: Json, shape: tuple[int, ...], leaves: list[str | bytes], name: str) -> None:
@@ -200,6 +201,9 @@ def writable(array: Array, element: ElementType, *, as_bytes: bool = False) -> W
 def _written_strings(value: object, *, as_bytes: bool) -> Json:
     if isinstance(value, list):
         return [_written_strings(each, as_bytes=as_bytes) for each in value]
+    if isinstance(value, bytes) and not as_bytes:
+        with contextlib.suppress(UnicodeDecodeError):
+            return value.decode()
     if as_bytes or isinstance(value, bytes):
         content = value if isinstance(value, bytes) else str(value).encode()
         return {B64: base64.b64encode(content).decode()}

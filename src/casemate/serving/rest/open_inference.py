@@ -270,7 +270,7 @@ def _array(given: _Input, port: Port, room: int) -> Array:
         strings = [each.encode() for each in flat if isinstance(each, str)]
         if len(strings) != count or len(flat) != count:
             raise wrong(f"inputs['{tensor.name}'].data", f"{count} strings", "others")
-        raw = port.picture is not None
+        raw = port.raw_strings
         made = as_strings(strings, name=tensor.name, count=count, raw=raw)
     else:
         made = numbers(given.data, element, f"inputs['{tensor.name}'].data")

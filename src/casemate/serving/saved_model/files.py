@@ -9,8 +9,9 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from casemate.errors import MalformedError
-from casemate.serving.saved_model.graph import MAX_SAVED_MODEL_BYTES, SAVED_MODEL_FILE
+from casemate.serving.saved_model.graph import MAX_SAVED_MODEL_BYTES
 from casemate.serving.saved_model.wire import saved_model_pb2 as wire
+from casemate.serving.source import SAVED_MODEL_FILE
 
 KERAS_FILE: Final = "keras_metadata.pb"
 LAMBDA: Final = "Lambda"

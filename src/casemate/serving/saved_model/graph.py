@@ -32,7 +32,6 @@ from casemate.serving.saved_model.operations import (
 from casemate.serving.saved_model.wire import saved_model_pb2 as wire
 from casemate.serving.wire import tensorflow_serving_pb2 as serving_wire
 
-SAVED_MODEL_FILE: Final = "saved_model.pb"
 MAX_SAVED_MODEL_BYTES: Final = 512 << 20
 MAX_NODES: Final = 1_000_000
 SERVE_TAG: Final = "serve"
