@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.support.launches import launch_site, needs_busybox, root_choices
+from tests.support.launches import launch_site, needs_busybox, root_choices, storage_options
 
 from casemate.errors import UsageError
 from casemate.image.storage import is_memory
@@ -55,6 +55,9 @@ def test_a_link_to_a_disk_is_not_taken_for_memory(
 
 
 @needs_busybox
+@pytest.mark.skipif(
+    storage_options() != (), reason="needs namespaces, or memory that programs can be run from"
+)
 @pytest.mark.parametrize("root", root_choices())
 def test_what_a_workload_writes_stays_in_memory(disk: Path, root: str) -> None:
     marker = "canary-of-a-decrypted-file-88c1"
