@@ -18,6 +18,7 @@ from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv" / "tensorflow" / "bin" / "python"
+CLIENT = ROOT / ".venv" / "tensorflow-client" / "bin" / "python"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 
@@ -82,6 +83,22 @@ def test_the_references_call_is_answered(channel):
     assert list(scores) == [0, 2, 6, 4]
     assert np.argmax(scores) == 2
     assert reply.model_spec.version.value == 1
+
+
+@pytest.mark.skipif(
+    not (CLIENT.parents[1] / ".stamp").exists(),
+    reason="TensorFlow Serving's client isn't installed: run make test-tensorflow-client",
+)
+def test_tensorflow_servings_own_client_is_answered(base, tmp_path):
+    script = ROOT / "tests" / "clients" / "saved_model_calls.py"
+    with running(base, tmp_path, tls=False, python=PYTHON) as server:
+        command = [CLIENT, script, f"127.0.0.1:{server.port}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout) == {
+        "best": 2, "colour": [2, 0], "joined": ["catcat", "redred"],
+    }  # fmt: skip
 
 
 def test_another_signature_takes_strings_and_each_table_has_its_own_words(channel):
