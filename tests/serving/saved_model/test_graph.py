@@ -56,6 +56,17 @@ def test_what_isnt_looked_at_stays_as_it_is():
     assert b"\x9a\x06\x03abc" in check_saved_model(model, folder="/m/1").meta_graph
 
 
+def test_so_does_an_attribute_that_is_empty():
+    graph = meta_graph()
+    attributes = {"shared_name": b"\x12\x00", "T": b"\x30\x00", "keep": b"\x28\x00"}
+    for name, raw in attributes.items():
+        graph.graph_def.node[0].attr[name].ParseFromString(raw)
+
+    kept = wire.MetaGraphDef.FromString(check(graph).meta_graph).graph_def.node[0].attr
+
+    assert {name: kept[name].SerializeToString() for name in attributes} == attributes
+
+
 @pytest.mark.parametrize("tags", [[], ["train"]])
 def test_without_a_graph_to_serve_it_is_refused(tags):
     graph = meta_graph()
