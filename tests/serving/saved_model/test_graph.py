@@ -5,7 +5,7 @@ import contextlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.saved_models import function, init, meta_graph, node, output, saved
+from tests.support.saved_models import asset, function, init, meta_graph, node, output, saved
 from tests.support.saved_models import with_vocabularies as vocabularies
 
 from casemate.errors import MalformedError
@@ -37,6 +37,22 @@ def test_it_says_what_prepares_the_model_and_what_it_is_fed():
     assert (checked.restore_op, checked.checkpoint_tensor) == ("r", "path:0")
     assert checked.init_op == "ready"
     assert checked.assets == {"a_0:0": "/m/1/assets/a.txt"}
+
+
+def test_assets_are_found_where_tensorflow_1_keeps_them_and_checked_there_too():
+    graph = meta_graph()
+    kept = graph.collection_def["saved_model_assets"].any_list.value
+    for tensor, name in (("x:0", "a.txt"), ("y:0", "../b.txt")):
+        one = wire.AssetFileDef(tensor_info={"name": tensor}, filename=name)
+        kept.add(value=one.SerializeToString())
+        if tensor == "x:0":
+            assert check(graph).assets == {"x:0": "/m/1/assets/a.txt"}
+
+    with pytest.raises(MalformedError, match="asset_file_def"):
+        check(graph)
+    kept[0].value = b"\xff"
+    with pytest.raises(MalformedError, match="saved_model_assets"):
+        check(graph)
 
 
 def test_what_makes_it_ready_is_no_way_to_ask():
@@ -76,6 +92,11 @@ def test_without_a_graph_to_serve_it_is_refused(tags):
         check(graph)
 
 
+def _a_tensor_for_two_assets(graph):
+    for name in ("a", "b"):
+        asset(graph, "x:0", name)
+
+
 def _twice_to_prepare(graph):
     graph.graph_def.node.append(node("other", "NoOp"))
     init(graph, "x")
@@ -91,6 +112,7 @@ BROKEN = {
     "a function twice": lambda graph: graph.graph_def.library.function.extend(
         [function("f", []), function("f", [])]
     ),
+    "a tensor for two assets": _a_tensor_for_two_assets,
     "two ways to prepare": _twice_to_prepare,
     "a reader without a path": lambda graph: graph.graph_def.node.append(node("r", "RestoreV2")),
     "a path that only comes before": lambda graph: graph.graph_def.node.append(

@@ -37,6 +37,7 @@ MAX_NODES: Final = 1_000_000
 SERVE_TAG: Final = "serve"
 CHECKPOINT: Final = "variables/variables"
 INIT_SIGNATURE: Final = "__saved_model_init_op"
+_ASSET_COLLECTION: Final = "saved_model_assets"
 _INIT_COLLECTIONS: Final = ("saved_model_main_op", "legacy_init_op")
 _MAX_TRACE: Final = 1000
 # The form of an operation's name. A function of that name would hide one, or be hidden by it.
@@ -156,16 +157,29 @@ def _assets(graph: wire.MetaGraphDef, folder: str) -> dict[str, str]:
         MalformedError: where one lies anywhere but in ``assets/``.
     """
     assets: dict[str, str] = {}
-    for asset in graph.asset_file_def:
+    for asset in _named_assets(graph):
         name, tensor = asset.filename, asset.tensor_info.name
         parts = PurePosixPath(name).parts
         inside = "/".join(parts) == name and not {"", "/", "..", "."} & set(parts) and parts
         if not inside or "\0" in name:
             raise _malformed("asset_file_def", "a name below assets/", repr(name)[:80])
-        if not tensor or tensor in assets:
-            raise _malformed("asset_file_def", "a tensor for each asset", repr(tensor)[:80])
-        assets[tensor] = f"{folder}/assets/{name}"
+        path = f"{folder}/assets/{name}"
+        # TensorFlow 1 may list one twice.
+        if not tensor or assets.setdefault(tensor, path) != path:
+            raise _malformed("asset_file_def", "an asset for each tensor", repr(tensor)[:80])
     return assets
+
+
+def _named_assets(graph: wire.MetaGraphDef) -> list[wire.AssetFileDef]:
+    """Those of the field, or of the collection where TensorFlow 1 keeps them."""
+    found = list(graph.asset_file_def)
+    if found or _ASSET_COLLECTION not in graph.collection_def:
+        return found
+    try:
+        packed = graph.collection_def[_ASSET_COLLECTION].any_list.value
+        return [wire.AssetFileDef.FromString(each.value) for each in packed]
+    except DecodeError as error:
+        raise _malformed(_ASSET_COLLECTION, "assets", "other bytes") from error
 
 
 class _Graph:
