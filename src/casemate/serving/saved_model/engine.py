@@ -15,12 +15,7 @@ from casemate.serving.saved_model.runtime import tf
 from casemate.serving.signature import Signature, Signatures, TensorSpec
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
-_INPUT_ERRORS = (
-    tf.errors.InvalidArgumentError,
-    tf.errors.OutOfRangeError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.NotFoundError,
-)
+_INPUT_ERRORS = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
