@@ -374,7 +374,12 @@ def _certificates() -> Iterator[bytes]:
     yield from _evidence("ratls")()
     for make in (ratls.interoperable, ratls.gramine, ratls.occlum):
         yield make(lambda bound: DcapPlatform().sgx_quote(report_data=bound))
-    yield ratls.interoperable(lambda _: b"quote", endorsements=(1, *(b"part" for _ in range(7))))
+    yield ratls.interoperable(
+        lambda bound: DcapPlatform().sgx_quote(report_data=bound),
+        endorsements=(1, *(b"part" for _ in range(7))),
+    )
+    yield ratls.wrapped("snp", lambda _: b"report", endorsements=(b"x",), launch=bytes(48))
+    yield ratls.wrapped("simulated", lambda _: b"", nonce=bytes(32))
 
 
 def _bundles() -> Iterator[bytes]:

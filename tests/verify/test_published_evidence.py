@@ -88,7 +88,9 @@ def test_what_cannot_be_verified_is_not_called_genuine(case):
 @of("binding-only")
 def test_certificates_bind_their_key(case):
     checks = CheckList()
-    check_certificate(parse_attested_certificate(evidence(case)), checks)
+    certificate = parse_attested_certificate(evidence(case))
+    bound = parse_quote(certificate.evidence.data).report.report_data
+    check_certificate(certificate, bound, checks)
     assert checks.done()[0].held
     with pytest.raises(UnavailableError):
         verified(case)

@@ -1,17 +1,36 @@
 """Attested certificates in every form, with quotes of a platform of our own: one fault a case."""
 
+import datetime
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from casemate.endorsements.collection import Endorsements
 from casemate.endorsements.dcap import parse_dcap_collateral
-from casemate.errors import CasemateError, MalformedError, NotGenuineError, UnavailableError
+from casemate.errors import (
+    CasemateError,
+    MalformedError,
+    NotGenuineError,
+    UnavailableError,
+    UsageError,
+)
+from casemate.evidence import Evidence, Tee
 from casemate.evidence.detect import RATLS, detect
+from casemate.evidence.message import PresentedEvidence
 from casemate.evidence.ratls import parse_attested_certificate
+from casemate.protocol.certificate import make_certificate
 from casemate.types import sha256
-from casemate.verify.ratls import verify_attested_certificate
+from casemate.verify import Known, TrustAnchors
+from casemate.verify.chain import fingerprint
+from casemate.verify.ratls import check_own_word, verify_attested_certificate
+from casemate.verify.roots import VendorRoots
 from casemate_testkit import ratls
 from casemate_testkit.dcap import DcapPlatform
+from casemate_testkit.nitro import NitroModule
 from casemate_testkit.pki import NOW, P256, der, make, spki
+from casemate_testkit.snp import SnpPlatform
+from casemate_testkit.tpm import Tpm
 
 PLATFORM, OTHER = DcapPlatform(), DcapPlatform()
 COLLATERAL = {td: parse_dcap_collateral(PLATFORM.collateral(td=td)) for td in (False, True)}
@@ -30,7 +49,9 @@ def td(report_data):
 
 def verify(certificate, *, collateral=COLLATERAL[False]):
     return verify_attested_certificate(
-        certificate, collateral=collateral, at=NOW, root=PLATFORM.root_der
+        certificate,
+        anchors=TrustAnchors(vendors=VendorRoots(intel=PLATFORM.root_der)),
+        known=Known(at=NOW, endorsements=Endorsements(dcap=collateral)),
     )
 
 
@@ -103,6 +124,87 @@ def test_collateral_that_comes_along_judges_nobody():
 def test_endorsements_of_another_form(value):
     error = refused("ratls.malformed", ratls.interoperable(sgx, endorsements=value))
     assert isinstance(error, MalformedError)
+
+
+MACHINE, MODULE, CHIP = SnpPlatform(), NitroModule(), Tpm()
+LAUNCH = bytes([7]) * 48
+SENT = tuple(der(each) for each in MACHINE.certificates)
+WRAPPED = {
+    "snp": lambda **options: ratls.wrapped(
+        "snp", lambda bound: MACHINE.report(x050=bound), endorsements=SENT, **options
+    ),
+    "nitro": lambda **options: ratls.wrapped(
+        "nitro", lambda bound: MODULE.document(user_data=bound), **options
+    ),
+    "tpm": lambda **options: ratls.wrapped(
+        "tpm", lambda bound: CHIP.evidence(CHIP.quote(extra_data=bound)), **options
+    ),
+}
+ROOTS = VendorRoots(
+    amd={"Milan": fingerprint(MACHINE.ark.certificate)},
+    nitro=fingerprint(MODULE.root.certificate),
+)
+
+
+def verify_wrapped(certificate):
+    known = Known(at=NOW, endorsements=Endorsements(revocation_lists=tuple(
+        MACHINE.revocation_lists()
+    )))  # fmt: skip
+    return verify_attested_certificate(
+        certificate, anchors=TrustAnchors(vendors=ROOTS), known=known
+    )
+
+
+@pytest.mark.parametrize("tee", WRAPPED)
+def test_evidence_that_is_no_quote_is_wrapped(tee):
+    certificate = WRAPPED[tee](launch=LAUNCH)
+    assert detect(certificate) == RATLS
+    report = verify_wrapped(certificate)
+    assert (report.tee, report.claims["certificate_form"]) == (tee, "wrapped")
+    assert report.claims["launch"] == LAUNCH
+    assert report.claims["public_key"] == sha256(parse_attested_certificate(certificate).spki)
+    assert [check.name for check in report.checks][:2] == ["ratls.certificate", "ratls.key"]
+    assert all(check.held for check in report.checks)
+
+
+@pytest.mark.parametrize("tee", WRAPPED)
+@pytest.mark.parametrize(
+    ("fault", "code"), [({"hashed": ANOTHER_KEY}, "key"), ({"nonce": bytes(32)}, "malformed")]
+)
+def test_evidence_about_another_key_or_for_a_channel_is_refused(tee, fault, code):
+    with pytest.raises(CasemateError) as caught:
+        verify_wrapped(WRAPPED[tee](launch=LAUNCH, **fault))
+    assert caught.value.code == f"ratls.{code}"
+
+
+def test_who_is_judged_does_not_send_what_changes_with_time():
+    lists = [each.public_bytes(Encoding.DER) for each in MACHINE.revocation_lists()]
+    certificate = ratls.wrapped(
+        "snp", lambda bound: MACHINE.report(x050=bound), endorsements=(*SENT, *lists)
+    )
+    with pytest.raises(MalformedError) as caught:
+        verify_wrapped(certificate)
+    assert caught.value.code == "evidence.endorsements"
+
+
+def test_its_own_word_on_its_times():
+    certificate = WRAPPED["tpm"]()
+    check_own_word(certificate, at=NOW, max_age=datetime.timedelta(0))
+    later = NOW + datetime.timedelta(days=2)
+    check_own_word(certificate, at=later, max_age=datetime.timedelta(days=2))
+    with pytest.raises(NotGenuineError) as caught:
+        check_own_word(certificate, at=later, max_age=datetime.timedelta(days=1))
+    assert caught.value.code == "ratls.age"
+
+
+def test_a_certificate_that_would_be_too_large_is_not_made():
+    presented = PresentedEvidence(
+        evidence=Evidence(tee=Tee.SNP, data=bytes(65536)), claims_buffer=b"claims"
+    )
+    key = ec.generate_private_key(P256)
+    with pytest.raises(UsageError) as caught:
+        make_certificate(key, presented, names=("localhost",), at=NOW, days=1)
+    assert caught.value.code == "certificate.too-large"
 
 
 def test_evidence_that_stands_there_twice():

@@ -35,7 +35,7 @@ from casemate.endorsements.dcap import DcapCollateral
 from casemate.endorsements.ocsp import parse_ocsp_response
 from casemate.endorsements.rim import parse_rim
 from casemate.errors import MalformedError, UnavailableError
-from casemate.evidence import Tee
+from casemate.evidence import Evidence, Tee
 from casemate.evidence.azure import parse_azure_evidence
 from casemate.evidence.composite import parse_composite_evidence
 from casemate.evidence.detect import RATLS
@@ -132,6 +132,10 @@ def collect(
     Raises:
         MalformedError, UnavailableError: see `gather`.
     """
+    if kind == RATLS:
+        evidence = parse_attested_certificate(data).evidence
+        kind, data = evidence.tee, evidence.data
+        given = _with_sent("certificate", evidence, given)
     parts: dict[str, Part | None] = {}
     have = given
     while wanted := [each for each in needs(kind, data, have) if each.name not in parts]:
@@ -164,16 +168,17 @@ def needs(kind: str, data: bytes, given: Endorsements) -> tuple[Wanted, ...]:
         case Tee.SGX | Tee.TDX:
             return _of_quote(data, given)
         case _ if kind == RATLS:
-            return _of_quote(parse_attested_certificate(data).quote, given)
+            evidence = parse_attested_certificate(data).evidence
+            return needs(evidence.tee, evidence.data, _with_sent("certificate", evidence, given))
         case Tee.SNP:
             return _of_snp(parse_snp_report(data), given.certificates, given)
         case Tee.AZURE_TDX:
             quote = parse_azure_evidence(data).td_quote
             return _of_quote(quote, given) if quote is not None else ()
         case Tee.AZURE_SNP:
-            evidence = parse_azure_evidence(data)
-            sent = load_certificates(evidence.vcek, what="vcek") if evidence.vcek else ()
-            report = parse_snp_report(evidence.hcl.hardware_report)
+            azure = parse_azure_evidence(data)
+            sent = load_certificates(azure.vcek, what="vcek") if azure.vcek else ()
+            report = parse_snp_report(azure.hcl.hardware_report)
             return _of_snp(report, (*sent, *given.certificates), given)
         case Tee.NVIDIA:
             return _of_nvidia(data, given)
@@ -319,17 +324,22 @@ def _of_members(data: bytes, given: Endorsements) -> tuple[Wanted, ...]:
     """Each member's, with what it brings along."""
     wanted: dict[str, Wanted] = {}
     for index, member in enumerate(parse_composite_evidence(data)):
-        sent = sort_endorsements(
-            (f"members[{index}].endorsements[{number}]", item)
-            for number, item in enumerate(member.endorsements)
-        )
-        have = replace(
-            given,
-            certificates=(*sent.certificates, *given.certificates),
-            rims=(*sent.rims, *given.rims),
-        )
+        have = _with_sent(f"members[{index}]", member, given)
         wanted |= {each.name: each for each in needs(member.tee, member.data, have)}
     return tuple(wanted.values())
+
+
+def _with_sent(where: str, evidence: Evidence, given: Endorsements) -> Endorsements:
+    """What is given, and what evidence brings along."""
+    sent = sort_endorsements(
+        (f"{where}.endorsements[{number}]", item)
+        for number, item in enumerate(evidence.endorsements)
+    )
+    return replace(
+        given,
+        certificates=(*sent.certificates, *given.certificates),
+        rims=(*sent.rims, *given.rims),
+    )
 
 
 def _of_nvidia(data: bytes, given: Endorsements) -> tuple[Wanted, ...]:

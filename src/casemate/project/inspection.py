@@ -249,7 +249,12 @@ def _certificate_with_evidence(content: bytes) -> JsonValue:
         shown["certificate"] = _certificate(certificate)
     except (MalformedError, ValueError):
         pass  # some implementations' own signatures can't be read, and say nothing
-    shown["quote"] = readable(parse_quote(attested.quote))
+    shown["der"] = _bytes(attested.der)
+    shown["evidence"] = {
+        "tee": attested.evidence.tee.value,
+        "evidence": _READERS[attested.evidence.tee](attested.evidence.data),
+        "endorsements": len(attested.evidence.endorsements),
+    }
     return shown
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import ipaddress
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -16,6 +15,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from casemate.protocol.certificate import general_name
+from casemate.protocol.certificate import tensorflow_serving_ssl_config as ssl_config
 from casemate.types import Secret
 
 
@@ -47,7 +48,7 @@ def make_tls_identity(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(minutes=5))
         .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([_general_name(h) for h in hosts]), False)
+        .add_extension(x509.SubjectAlternativeName([general_name(h) for h in hosts]), False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)
         .sign(key, hashes.SHA256())
@@ -57,21 +58,5 @@ def make_tls_identity(
 
 
 def tensorflow_serving_ssl_config(identity: TlsIdentity) -> Secret:
-    """The identity as TensorFlow Serving's ``--ssl_config_file`` wants it: protobuf text."""
-    lines = (
-        f"server_key: '{_escape(identity.private_key.reveal())}'",
-        f"server_cert: '{_escape(identity.certificate)}'",
-        "client_verify: false",
-    )
-    return Secret("".join(f"{line}\n" for line in lines).encode())
-
-
-def _escape(pem: bytes) -> str:
-    return pem.decode("ascii").replace("\n", "\\n")
-
-
-def _general_name(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
+    """The identity as TensorFlow Serving's ``--ssl_config_file`` wants it."""
+    return ssl_config(identity.private_key, identity.certificate)

@@ -204,7 +204,7 @@ class Verification:
                 checks=checks.done(),
                 error=error,
             )
-        launch = claims.launch if claims is not None else None
+        launch = claims.launch if claims is not None else _launch_of(report)
         verdict = _appraise(self.policy, report, self.at, launch)
         refusal = verdict if isinstance(verdict, NotAcceptableError) else None
         return Outcome(
@@ -299,6 +299,12 @@ def key_of(report: VerifiedReport, claims: Claims | None) -> Sha256 | None:
         return claims.pubkey_hash
     key = report.claims.get("key" if report.tee is Tee.EAR else "public_key")
     return Sha256(key) if isinstance(key, bytes) and len(key) == Sha256.length else None
+
+
+def _launch_of(report: VerifiedReport) -> Sha384 | None:
+    """The contract's digest that an attested certificate's evidence binds."""
+    launch = report.claims.get("launch")
+    return Sha384(launch) if isinstance(launch, bytes) else None
 
 
 def _other_occasion(what: str, wanted: bytes, got: bytes) -> NotGenuineError:

@@ -20,6 +20,7 @@ from casemate.verify.checks import CheckList
 from casemate.verify.eventlog import check_ccel, check_tpm_log
 from casemate.verify.report import VerifiedReport
 from casemate.verify.roots import VENDOR_ROOTS, VendorRoots
+from casemate.verify.verifier import SIMULATED_CHECK, Known, TrustAnchors
 
 _WITH_PCRS = (Tee.TPM, Tee.AZURE_SNP, Tee.AZURE_TDX)
 _PCRS = 24
@@ -124,13 +125,16 @@ def verify_anything(
         case Tee.SIMULATED:
             from casemate.verify.simulated import verify_simulated
 
-            with checks.check("simulated.signature", "a named development root signed it"):
+            with checks.check(*SIMULATED_CHECK):
                 report = verify_simulated(data, roots=development_roots)
         case _ if kind == RATLS:
             from casemate.verify.ratls import verify_attested_certificate
 
             report = verify_attested_certificate(
-                data, collateral=dcap, at=at, root=roots.intel, checks=checks
+                data,
+                anchors=TrustAnchors(development_roots=tuple(development_roots), vendors=roots),
+                known=Known(at=at, endorsements=endorsements),
+                checks=checks,
             )
         case _:
             raise UsageError(

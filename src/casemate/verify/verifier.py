@@ -23,6 +23,8 @@ from casemate.verify.report import VerifiedReport
 from casemate.verify.roots import VENDOR_ROOTS, VendorRoots
 from casemate.verify.simulated import verify_simulated
 
+SIMULATED_CHECK = ("simulated.signature", "a named development root signed it")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustAnchors:
@@ -54,7 +56,11 @@ class Known:
 
 
 def verify_evidence(
-    evidence: Evidence, *, anchors: TrustAnchors, known: Known | None = None
+    evidence: Evidence,
+    *,
+    anchors: TrustAnchors,
+    known: Known | None = None,
+    checks: CheckList | None = None,
 ) -> VerifiedReport:
     """Verify evidence of any TEE that opens channels.
 
@@ -62,6 +68,7 @@ def verify_evidence(
         evidence: as it came.
         anchors: whom it may end at.
         known: what hardware's evidence is held against, beside what was sent along.
+        checks: collects the checks, also of a verification that fails.
 
     Raises:
         MalformedError: it can't be parsed.
@@ -70,15 +77,17 @@ def verify_evidence(
 
     Does not check: what the report data binds, nor any policy.
     """
+    checks = CheckList() if checks is None else checks
     match evidence.tee:
         case Tee.SIMULATED:
             _require_no_endorsements(evidence)
-            return verify_simulated(evidence.data, roots=anchors.development_roots)
+            with checks.check(*SIMULATED_CHECK):
+                return verify_simulated(evidence.data, roots=anchors.development_roots)
         case Tee.IDENTITY_KEY:
             _require_no_endorsements(evidence)
             return verify_identity_key(evidence.data, keys=anchors.identity_keys)
         case tee if tee in CHANNEL_TEES:
-            return _verify_hardware(evidence, anchors, known)
+            return _verify_hardware(evidence, anchors, known, checks)
         case _:
             raise NotGenuineError(
                 "evidence.unsupported",
@@ -101,7 +110,7 @@ def _require_no_endorsements(evidence: Evidence) -> None:
 
 
 def _verify_hardware(
-    evidence: Evidence, anchors: TrustAnchors, known: Known | None
+    evidence: Evidence, anchors: TrustAnchors, known: Known | None, checks: CheckList
 ) -> VerifiedReport:
     if known is None:
         raise UnavailableError(
@@ -131,7 +140,7 @@ def _verify_hardware(
             at=known.at,
             development_roots=anchors.development_roots,
             roots=anchors.vendors,
-            checks=CheckList(),
+            checks=checks,
         )
     except ModuleNotFoundError as error:
         raise UnavailableError(

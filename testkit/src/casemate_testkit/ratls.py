@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import cbor2
 from cryptography import x509
@@ -19,7 +19,9 @@ from casemate_testkit.pki import NOW, P256, der, name, tlv, tlv_integer, tlv_oid
 
 INTEROPERABLE, ENDORSEMENTS = "2.23.133.5.4.9", "2.23.133.5.4.2"
 GRAMINE, OCCLUM = "0.6.9.42.840.113741.1337.6", "1.2.840.113741.1"
+WRAPPED = "1.3.6.1.5.5.7.1.35"
 _QUOTE_TAG = 60000
+_MEDIA_TYPE, _IS_EVIDENCE = "application/vnd.casemate.evidence+cbor", 4
 _SHA1_WITH_RSA, _COMMON_NAME, _ORGANISATION = "1.2.840.113549.1.1.5", "2.5.4.3", "2.5.4.10"
 
 Quoting = Callable[[bytes], bytes]
@@ -58,6 +60,40 @@ def interoperable(
     if times > 1:  # the library doesn't sign such a certificate; its signature means nothing
         return _by_hand(spki, extensions, lambda _: b"")
     return _self_signed(key, extensions)
+
+
+def wrapped(
+    tee: str,
+    evidence: Quoting,
+    *,
+    endorsements: Sequence[bytes] = (),
+    launch: bytes | None = None,
+    nonce: bytes | None = None,
+    hashed: bytes | None = None,
+) -> bytes:
+    """A certificate as our launchers make them for evidence that is no bare quote, DER.
+
+    Args:
+        tee: whose evidence.
+        evidence: makes it.
+        endorsements: beside it.
+        launch: a launch contract's digest.
+        nonce: as if it was made for a channel.
+        hashed: another key than the certificate's, as SubjectPublicKeyInfo.
+    """
+    key = ec.generate_private_key(P256)
+    spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    claims = {"pubkey-hash": cbor2.dumps([1, hashlib.sha256(hashed or spki).digest()])}
+    claims |= {name: value for name, value in (("launch", launch), ("nonce", nonce)) if value}
+    buffer = cbor2.dumps(claims, canonical=True)
+    message = {
+        "tee": tee,
+        "evidence": evidence(hashlib.sha256(buffer).digest() + bytes(32)),
+        "endorsements": list(endorsements),
+        "claims": buffer,
+    }
+    record = [_MEDIA_TYPE, cbor2.dumps(message, canonical=True), _IS_EVIDENCE]
+    return _self_signed(key, [(WRAPPED, tlv(0x04, cbor2.dumps(record)))])
 
 
 def gramine(quote: Quoting, *, hashed: bytes | None = None) -> bytes:
