@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from tests.support import http2
 from tests.support.model_server import running, server_command
 from tests.support.onnx_models import identity_model, put_model
 
@@ -229,32 +230,11 @@ def test_a_request_that_never_ends_is_given_up(tmp_path):
             stop.set()
 
 
-def frame(kind, flags, stream, content=b""):
-    """A frame of HTTP/2 (RFC 9113, 4.1)."""
-    return len(content).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + content
-
-
-def literal(name, value):
-    """A header field of HPACK, neither indexed nor compressed (RFC 7541, 6.2.2)."""
-    return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
-
-
 def unread(port, count):
     """A connection whose client asks so often, and lets not one byte of an answer through."""
-    window_of_nothing = b"\x00\x04" + (0).to_bytes(4)
-    sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, window_of_nothing)
-    fields = b"".join(
-        literal(name, value)
-        for name, value in (
-            (b":method", b"POST"), (b":scheme", b"http"), (b":path", PREDICT.encode()),
-            (b":authority", b"localhost"), (b"te", b"trailers"),
-            (b"content-type", b"application/grpc"),
-        )
-    )  # fmt: skip
-    message = b"\x00" + len(request()).to_bytes(4) + request()
-    for number in range(count):
-        stream = 2 * number + 1
-        sent += frame(1, 4, stream, fields) + frame(0, 1, stream, message)
+    sent = http2.hello(window=0)
+    for stream in range(1, 2 * count, 2):
+        sent += http2.begun_call(stream, PREDICT) + http2.message(stream, request())
     connection = socket.create_connection(("127.0.0.1", port), timeout=20)
     connection.sendall(sent)
     return connection
@@ -262,15 +242,12 @@ def unread(port, count):
 
 def ends(connection, count):
     """Read frames until so many requests are over; how many were within ten seconds."""
-    received, over = b"", 0
+    rest, over = b"", 0
     connection.settimeout(10)
     with contextlib.suppress(TimeoutError):
         while over < count and (chunk := connection.recv(65536)):
-            received += chunk
-            while len(received) >= 9 + int.from_bytes(received[:3]):
-                kind, flags = received[3], received[4]
-                over += kind == 1 and flags & 1  # HEADERS that end their stream
-                received = received[9 + int.from_bytes(received[:3]) :]
+            found, rest = http2.frames(rest + chunk)
+            over += sum(kind == http2.HEADERS and flags & http2.END_STREAM for kind, flags in found)
     return over
 
 

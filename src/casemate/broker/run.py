@@ -16,6 +16,7 @@ from typing import TextIO
 import grpc
 
 from casemate.broker.admission import Admission, PeerRefusedError, admit, foretell
+from casemate.broker.answers import Answers
 from casemate.broker.audit import AuditTrail, describe_peer, describe_report
 from casemate.broker.service import KeyBrokerService
 from casemate.broker.store import SecretStore, load_secrets
@@ -32,7 +33,8 @@ from casemate.protocol.key_broker import MAX_MESSAGE
 from casemate.verify import Known
 from casemate.verify.roots import VENDOR_ROOTS, VendorRoots
 
-_WORKERS = 8
+_CALLS_OF_A_CHANNEL = 1
+_MAX_UNREAD = 8 * MAX_MESSAGE
 _GRACE_SECONDS = 5.0
 
 
@@ -104,8 +106,8 @@ async def _serve(
             on_event=lambda event: _audit_connection(audit, event),
             limits=config.limits,
         )
-        service = KeyBrokerService(store, audit, endpoint.peer_state)
-        server = _grpc_server(service, inner)
+        service = KeyBrokerService(store, audit, endpoint.peer_state, Answers(_MAX_UNREAD))
+        server = _grpc_server(service, inner, channels=config.limits.max_connections)
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -125,13 +127,16 @@ def _judge(
     return foretell(document, admit(document, peer, at=now), at=now, within=within)
 
 
-def _grpc_server(service: KeyBrokerService, inner: Path) -> grpc.Server:
+def _grpc_server(service: KeyBrokerService, inner: Path, *, channels: int) -> grpc.Server:
+    # gRPC gives a call a thread as soon as it begins, and waits in it for the request without end.
+    # So a channel has one call at a time, and there is a thread for the call of each.
     server = grpc.server(
-        ThreadPoolExecutor(_WORKERS, "casemate-release"),
+        ThreadPoolExecutor(channels * _CALLS_OF_A_CHANNEL, "casemate-release"),
         handlers=[service.handler()],
         options=(
             ("grpc.max_receive_message_length", 64 * 1024),
             ("grpc.max_send_message_length", MAX_MESSAGE),
+            ("grpc.max_concurrent_streams", _CALLS_OF_A_CHANNEL),
         ),
     )
     server.add_insecure_port(f"unix:{inner}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import grpc
 
 from casemate.broker.admission import Admission
+from casemate.broker.answers import Answers
 from casemate.broker.audit import AuditTrail, describe_peer, describe_report
 from casemate.broker.store import SecretStore
 from casemate.channel.server import PeerState
@@ -43,6 +44,7 @@ class KeyBrokerService:
         store: the secrets.
         audit: where every release and refusal is written down.
         peer_state: finds the attested connection behind a call, or None.
+        answers: bounds those that launchers have yet to read.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class KeyBrokerService:
         store: SecretStore,
         audit: AuditTrail,
         peer_state: Callable[[str], PeerState[Admission] | None],
+        answers: Answers,
     ) -> None:
         self._store = store
         self._audit = audit
         self._peer_state = peer_state
+        self._answers = answers
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service, to be registered with a gRPC server."""
@@ -70,6 +74,10 @@ class KeyBrokerService:
             answer = _OUTAGE
         if isinstance(answer, _Refusal):
             context.abort(answer.status, answer.details)
+        # From here on the launcher alone decides when the call is over.
+        arrived = self._answers.set_out(len(answer), context.cancel)
+        if not context.add_callback(arrived):
+            arrived()
         return answer
 
     def _answer(self, request: bytes, peer: PeerState[Admission] | None) -> bytes | _Refusal:

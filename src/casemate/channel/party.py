@@ -45,6 +45,11 @@ class Limits:
     max_connections: int = 512
     max_verifications: int = 4
 
+    @property
+    def max_open(self) -> int:
+        """How many connections may be open channels: the rest is for those that shake hands."""
+        return max(1, self.max_connections // 2)
+
 
 class RefusedByPeerError(NotAcceptableError):
     """The peer ended the exchange, and said so with a code and a correlation id."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -59,7 +60,8 @@ class ChannelEvent:
         kind: what happened.
         correlation_id: names the connection, to the peer too.
         peer: its address, as the network shows it.
-        error: why it was refused, with every detail; the peer gets the code alone.
+        error: why it was refused, with every detail; the peer gets the code alone. Or why it was
+            closed, if not by either side.
     """
 
     kind: ChannelEventKind
@@ -90,6 +92,8 @@ class _Shared(Generic[T]):
     context: SSL.Context
     workers: ThreadPoolExecutor
     peers: dict[str, PeerState[T]]
+    channels: dict[str, Callable[[], None]]
+    """What ends each open channel, the longest open first."""
 
 
 class AttestedServer(Generic[T]):
@@ -124,6 +128,7 @@ class AttestedServer(Generic[T]):
             context=make_context(key),
             workers=ThreadPoolExecutor(limits.max_verifications, "casemate-verify"),
             peers={},
+            channels={},
         )
         self._connections: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
@@ -203,7 +208,7 @@ class _Connection(Generic[T]):
         peer = writer.get_extra_info("peername")
         self._address = f"{peer[0]}:{peer[1]}" if peer else "unknown"
         self._state: T | None = None
-        self._early = b""
+        self._crowded_out: CasemateError | None = None
 
     async def run(self) -> None:
         limits = self._shared.limits
@@ -230,12 +235,13 @@ class _Connection(Generic[T]):
         self._tell(ChannelEventKind.OPENED)
         try:
             async with asyncio.timeout(limits.max_age_seconds):
-                await self._join()
+                with self._one_of_the_open():
+                    await self._join()
         except (TimeoutError, OSError, CasemateError):
             pass  # an open channel may end at any time; both sides simply see its end
         finally:
             await self._end()
-            self._tell(ChannelEventKind.CLOSED)
+            self._tell(ChannelEventKind.CLOSED, self._crowded_out)
 
     async def _handshake(self) -> None:
         opened = False
@@ -261,6 +267,33 @@ class _Connection(Generic[T]):
             case _:
                 raise InternalError("channel.event", f"unexpected {event}")
         return False
+
+    @contextlib.contextmanager
+    def _one_of_the_open(self) -> Iterator[None]:
+        """Have a place among the open channels; where none is free the longest open gives way.
+
+        A peer that was let in may stay as long as it likes, and must not keep others out by it. Who
+        wasn't yet can't make anybody give way.
+        """
+        channels = self._shared.channels
+        if len(channels) >= self._shared.limits.max_open:
+            channels.pop(next(iter(channels)))()
+        task = asyncio.current_task()
+        assert task is not None
+        channels[self._id] = functools.partial(self._give_way, task)
+        try:
+            yield
+        finally:
+            channels.pop(self._id, None)
+
+    def _give_way(self, task: asyncio.Task[None]) -> None:
+        self._crowded_out = UnavailableError(
+            "channel.crowded",
+            "the channel was the longest open one of too many",
+            expected=f"at most {self._shared.limits.max_open} open channels",
+        )
+        self._writer.transport.abort()
+        task.cancel()
 
     async def _join(self) -> None:
         """Join the open channel to the inner server until either side ends."""
