@@ -25,13 +25,13 @@ import numpy as np
 
 from bench.resnet import resnet50
 from bench.rows import Row, limited
-from bench.serving_client import measure
+from bench.serving_client import measure, measuring
 from casemate.client import prepare_picture
-from casemate.client.wire import open_inference_pb2 as open_wire
 from casemate.client.wire import tensorflow_serving_pb2 as wire
 from casemate.project.classifier import build_classifier
 from casemate.project.tls import make_tls_identity, tensorflow_serving_ssl_config
 from casemate.serving.runtime import ort
+from casemate.serving.wire import open_inference_pb2 as open_wire
 
 _DATA = Path(__file__).resolve().parent.parent / ".cache" / "demo-data"
 _ROUNDS = 3
@@ -265,25 +265,9 @@ def _clients(
 ) -> Iterator[Callable[[], dict[str, float]]]:
     """A process of clients that measures whenever it is told to."""
     port = server.port if "grpc" in case.protocol else server.rest_port
-    command = [
-        sys.executable, "-m", "bench.serving_client", case.protocol, f"localhost:{port}",
-        str(scratch / "server.crt") if server.tls else "-", str(request), str(case.clients),
-        str(_SECONDS),
-    ]  # fmt: skip
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        lines, answers = process.stdin, process.stdout
-
-        def ask() -> dict[str, float]:
-            lines.write("go\n")
-            lines.flush()
-            answer: dict[str, float] = json.loads(answers.readline())
-            return answer
-
-        try:
-            yield ask
-        finally:
-            lines.close()
+    certificate = scratch / "server.crt" if server.tls else None
+    address = f"localhost:{port}"
+    with measuring(
+        case.protocol, address, certificate, request, clients=case.clients, seconds=_SECONDS
+    ) as ask:
+        yield ask

@@ -8,13 +8,15 @@ the 99th percentile in milliseconds. CERTIFICATE is ``-`` without TLS.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import ssl
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -26,6 +28,40 @@ _METHODS = {
 _PATHS = {"rest": "/v1/models/resnet:predict", "open-rest": "/v2/models/resnet/infer"}
 
 Call = Callable[[], object]
+
+
+@contextlib.contextmanager
+def measuring(
+    protocol: str,
+    address: str,
+    certificate: Path | None,
+    request: Path,
+    *,
+    clients: int,
+    seconds: float,
+) -> Iterator[Callable[[], dict[str, float]]]:
+    """Such a process, which measures whenever it is told to."""
+    command = [
+        sys.executable, "-m", "bench.serving_client", protocol, address, str(certificate or "-"),
+        str(request), str(clients), str(seconds),
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        lines, answers = process.stdin, process.stdout
+
+        def ask() -> dict[str, float]:
+            lines.write("go\n")
+            lines.flush()
+            answer: dict[str, float] = json.loads(answers.readline())
+            return answer
+
+        try:
+            yield ask
+        finally:
+            lines.close()
 
 
 def measure(calls: list[Call], seconds: float) -> dict[str, float]:

@@ -28,10 +28,11 @@ import numpy as np
 
 from bench.resnet import resnet50
 from bench.rows import Row
+from bench.serving_client import measuring
 from casemate.client import prepare_picture
-from casemate.client.wire import open_inference_pb2 as wire
 from casemate.project.classifier import build_classifier
 from casemate.project.tls import make_tls_identity, tensorflow_serving_ssl_config
+from casemate.serving.wire import open_inference_pb2 as wire
 
 _CACHE = Path(__file__).resolve().parent.parent / ".cache"
 _PEERS = _CACHE / "peers"
@@ -369,27 +370,12 @@ class _Server:
         """A process of clients that measures whenever it is told to."""
         place = self._place
         port = place.port if protocol == "open-grpc" else place.rest_port
-        command = [
-            sys.executable, "-m", "bench.serving_client", protocol, f"localhost:{port}",
-            str(place.certificate) if place.tls else "-", str(request), str(clients), str(_SECONDS),
-        ]  # fmt: skip
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            lines, answers = process.stdin, process.stdout
-
-            def ask() -> dict[str, float]:
-                lines.write("go\n")
-                lines.flush()
-                answer: dict[str, float] = json.loads(answers.readline())
-                return answer
-
-            try:
-                yield ask
-            finally:
-                lines.close()
+        certificate = place.certificate if place.tls else None
+        address = f"localhost:{port}"
+        with measuring(
+            protocol, address, certificate, request, clients=clients, seconds=_SECONDS
+        ) as ask:
+            yield ask
 
     def _processes(self) -> list[Path]:
         """Every process of its group, in /proc."""

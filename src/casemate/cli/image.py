@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from casemate.cli.image_registry import pull, push, registry_access
 from casemate.cli.image_source import copy, decryption_keys, doctor, export, include_dirs
@@ -400,23 +398,8 @@ def _opened(image: Path, key: Path, image_id: str | None) -> SealedImage:
 
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task(what, total=None)
-
-        def update(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield update
+    with progress_bars() as bar:
+        yield bar(what)
 
 
 def _report(report: Mapping[str, str | int], *, as_json: bool) -> None:

@@ -6,22 +6,20 @@ new root can't be made, and memory to decrypt into.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from casemate.encoding import MapReader, decode_json
-from casemate.errors import CasemateError, UnavailableError, UsageError
+from casemate.encoding import MapReader
+from casemate.errors import UnavailableError, UsageError
 from casemate.evidence import Tee
 from casemate.image.oci.write import write_docker_archive
 from casemate.project.build import Project
-from casemate.project.files import replace_public
 from casemate.project.package import (
     DEVELOPMENT_ROOT,
     IDENTITY,
@@ -31,6 +29,7 @@ from casemate.project.package import (
     Part,
 )
 from casemate.project.programs import answers
+from casemate.project.state import read_state, write_state
 
 ENGINES = ("podman", "docker")
 LAUNCHER_CAPABILITIES = ("CHOWN", "MKNOD", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT")
@@ -41,7 +40,6 @@ _AUDIT_FOLDER = "/var/log/casemate"
 _READY_SECONDS, _POLL_SECONDS, _STOP_SECONDS = 120.0, 0.2, 10
 _RUN_HERE = (Part.BROKER, Part.WORKLOAD)
 _BROKER_READY = "casemate broker: ready"
-_MAX_STATE = 64 * 1024
 _DEVICES = {
     Tee.SGX: ("/dev/sgx_enclave", "/dev/sgx_provision"),
     Tee.TDX: ("/dev/tdx_guest",),
@@ -122,7 +120,7 @@ def start_containers(
         engine=engine, broker=f"casemate-{name}-broker", workload=f"casemate-{name}-workload"
     )
     project.audit.parent.mkdir(exist_ok=True)
-    replace_public(_state_path(project), json.dumps(asdict(found)).encode())
+    write_state(_state_path(project), found)
     try:
         command = broker_command(project, found, references[Part.BROKER], broker_options)
         _engine(command)
@@ -268,14 +266,13 @@ def _state_path(project: Project) -> Path:
 
 
 def _read(project: Project) -> Containers | None:
-    try:
-        data = _state_path(project).read_bytes()
-        fields = MapReader(decode_json(data, what="state", max_size=_MAX_STATE), what="containers")
-        found = Containers(
-            engine=fields.take("engine", str),
-            broker=fields.take("broker", str),
-            workload=fields.take("workload", str),
-        )
-    except (OSError, CasemateError):
-        return None
-    return found if found.engine in ENGINES else None
+    found = read_state(_state_path(project), _containers)
+    return found if found is not None and found.engine in ENGINES else None
+
+
+def _containers(fields: MapReader) -> Containers:
+    return Containers(
+        engine=fields.take("engine", str),
+        broker=fields.take("broker", str),
+        workload=fields.take("workload", str),
+    )

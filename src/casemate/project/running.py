@@ -15,18 +15,17 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography import x509
 
-from casemate.encoding import MapReader, decode_json
-from casemate.errors import CasemateError, UnavailableError, UsageError
+from casemate.encoding import MapReader
+from casemate.errors import UnavailableError, UsageError
 from casemate.image.reader import ImageFile
 from casemate.project.build import Project
 from casemate.project.containers import running_containers
 from casemate.project.contracts import read_contract_file
-from casemate.project.files import replace_public
 from casemate.project.manifest import Manifest
 from casemate.project.programs import (
     Services,
@@ -34,13 +33,13 @@ from casemate.project.programs import (
     casemate_command,
     terminated_like_interrupted,
 )
+from casemate.project.state import read_state, write_state
 from casemate.protocol.contract import LaunchContract
 
 BROKER, WORKLOAD = "broker", "workload"
 _BROKER_SECONDS, _WORKLOAD_SECONDS, _DOWN_SECONDS = 30.0, 300.0, 40.0
 _CLAIM_SECONDS, _POLL_SECONDS = 0.5, 0.1
 _READY = '"event": "ready"'
-_MAX_STATE = 64 * 1024
 _SHOWN = 8
 
 
@@ -135,7 +134,7 @@ def run_project(
             pid=os.getpid(), since=_now().isoformat(timespec="seconds"), ready=False,
             broker=project.broker_address, port=project.manifest.workload.port,
         )  # fmt: skip
-        _write(project, state)
+        write_state(_state_path(project), state)
         for name in (BROKER, WORKLOAD):
             log_file(project, name).write_bytes(b"")
         broker = services.start(
@@ -147,8 +146,8 @@ def run_project(
             WORKLOAD, [*launch_command(project), *launch_options], log=log_file(project, WORKLOAD)
         )
         workload.wait_for(lambda: answers(state.port), timeout=_WORKLOAD_SECONDS)
-        state = RunState(**{**asdict(state), "ready": True})
-        _write(project, state)
+        state = replace(state, ready=True)
+        write_state(_state_path(project), state)
         on_ready(state)
         while all(each.process.poll() is None for each in (broker, workload)):
             time.sleep(_POLL_SECONDS)
@@ -312,24 +311,23 @@ def _lock_path(project: Project) -> Path:
     return project.folder / "run.lock"
 
 
-def _write(project: Project, state: RunState) -> None:
-    replace_public(project.folder / "run.json", json.dumps(asdict(state)).encode())
+def _state_path(project: Project) -> Path:
+    return project.folder / "run.json"
 
 
 def _read(project: Project) -> RunState | None:
     """None while a new supervisor hasn't written it yet."""
-    try:
-        data = (project.folder / "run.json").read_bytes()
-        fields = MapReader(decode_json(data, what="run state", max_size=_MAX_STATE), what="run")
-        return RunState(
-            pid=fields.take("pid", int),
-            since=fields.take("since", str),
-            ready=fields.take("ready", bool),
-            broker=fields.take("broker", str),
-            port=fields.take("port", int),
-        )
-    except (OSError, CasemateError):
-        return None
+    return read_state(_state_path(project), _run_state)
+
+
+def _run_state(fields: MapReader) -> RunState:
+    return RunState(
+        pid=fields.take("pid", int),
+        since=fields.take("since", str),
+        ready=fields.take("ready", bool),
+        broker=fields.take("broker", str),
+        port=fields.take("port", int),
+    )
 
 
 def _image_ids(project: Project, contract: LaunchContract | None) -> dict[str, str]:

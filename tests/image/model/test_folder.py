@@ -10,8 +10,15 @@ from tests.support.trees import KEY
 
 from casemate.errors import MalformedError, UsageError
 from casemate.image.model import MODEL_RECORD, read_model_folder, recorded_digest
+from casemate.image.model.folder import REACHING
 from casemate.image.seal import seal
 from casemate.project.sources import read_source
+from casemate.serving.saved_model.operations import (
+    ASSET_READERS,
+    CHECKPOINT_READERS,
+    COMPUTING,
+    REMEMBERING,
+)
 
 
 @pytest.fixture
@@ -134,6 +141,15 @@ def test_what_is_odd_is_said(folder):
     told = " ".join(model.warnings)
     for word in ("version", "ReadFile", "Python"):
         assert word in told
+
+
+@pytest.mark.parametrize("name", REACHING)
+def test_an_operation_that_reaches_beyond_the_model_is_told_and_not_served(folder, name):
+    graph = b"\x0a\x04name\x12" + bytes([len(name)]) + name.encode() + b"\x1a\x01x"
+    model = read_model_folder(folder.all({"1/saved_model.pb": graph}))
+    (warning,) = model.warnings
+    assert f"the operation {name}, which reaches beyond the model" in warning
+    assert name not in COMPUTING | REMEMBERING | {*CHECKPOINT_READERS, *ASSET_READERS}
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,19 @@ _ENDINGS = {
 _OTHER = "other"
 _VERSIONED = re.compile(r"(?:.*/)?[0-9]+/saved_model\.pb")
 _VARIABLES = re.compile(r"(?P<folder>.*/)?variables/[^/]+")
-# Operations of TensorFlow that reach beyond the model. PyFunc needs the process that made it.
+REACHING = (
+    "DebugIdentity", "DecodeProtoV2", "EagerPyFunc", "EncodeProto", "ImmutableConst",
+    "MatchingFiles", "PyFunc", "PyFuncStateless", "ReadFile", "RpcCall", "WriteFile",
+)  # fmt: skip
+"""Operations of TensorFlow that are known to reach beyond the model, for a warning to its owner.
+
+The model server has the other list, of those that only compute, and refuses all else (ADR 0018).
+That one decides what may run, and can't be used here: the server stands alone, and whoever serves
+this folder by another server would be warned of what is merely new. A warning that is missing here
+lets nothing in there.
+"""
 _REACHING = re.compile(
-    rb"\x12.(ReadFile|WriteFile|PyFunc|EagerPyFunc|MatchingFiles)[\x0a\x12\x1a\x22\x2a]"
+    rb"\x12.(" + "|".join(REACHING).encode() + rb")[\x0a\x12\x1a\x22\x2a]", re.DOTALL
 )
 _PIECE = 1 << 20
 
