@@ -65,3 +65,10 @@ def test_every_driver_works_without_the_others_libraries():
         "\n".join(f"import casemate.tee.{name}" for name in DRIVERS) + "\nimport http.client"
     )
     assert {f"casemate.tee.{name}" for name in DRIVERS} < modules
+
+
+def test_a_certificate_is_minted_without_the_others_libraries_and_what_makes_it_is_lazy():
+    modules = modules_after("import casemate.launcher.run, casemate.launcher.fetch")
+    assert "casemate.launcher.certificate" not in modules
+    assert "casemate.protocol.certificate" not in modules
+    assert "casemate.protocol.certificate" in modules_after("import casemate.launcher.certificate")

@@ -41,6 +41,7 @@ from casemate.protocol.contract import (
     SecretPlacement,
     TlsMode,
 )
+from casemate.protocol.contract_certificate import CertificatePlacement
 from casemate.tee.simulated import DevelopmentRoot, measure_launcher
 
 BUSYBOX = Path("/bin/busybox")
@@ -255,12 +256,17 @@ def launch_site(
     host_environment: dict[str, str] | None = None,
     secrets: dict[str, tuple[bytes, str, int]] | None = None,
     user: int = 0,
+    certificate: CertificatePlacement | None = None,
 ) -> Iterator[LaunchSite]:
-    """Everything for one contract, with its broker running."""
+    """Everything for one contract, with its broker running.
+
+    With a certificate, the launcher mints it, and no secret is placed unless one is given.
+    """
     keep, images = folder / "secrets", folder / "images"
     for new in (keep, images):
         new.mkdir()
-    placed = {"tls": (CANARY, "/etc/tls.key", 0o400)} if secrets is None else secrets
+    usual = {} if certificate else {"tls": (CANARY, "/etc/tls.key", 0o400)}
+    placed = usual if secrets is None else secrets
     sealed = []
     for name, mount, tree in (
         ("root", "/", busybox_root() if entries is None else entries),
@@ -292,7 +298,8 @@ def launch_site(
         broker=BrokerIdentity(
             address=f"127.0.0.1:{port}", key=load_public_key(folder / "broker.pub")
         ),
-        tls=TlsMode.SECRET if placed else TlsMode.NONE,
+        tls=TlsMode.ATTESTED if certificate else TlsMode.SECRET if placed else TlsMode.NONE,
+        certificate=certificate,
     )
     with Services() as services:
         site = LaunchSite(folder, contract, services, options=storage_options())

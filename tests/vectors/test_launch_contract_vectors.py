@@ -77,7 +77,15 @@ def fields_of(contract):
         broker["key"] = contract.broker.key.hex()
     if contract.broker.policy is not None:
         broker["policy"] = contract.broker.policy
+    minted = contract.certificate
+    certificate = {} if minted is None else {
+        "certificate": {
+            "form": minted.form.value, "names": list(minted.names), "days": minted.days,
+            "files": list(minted.files), "mode": minted.mode,
+        }
+    }  # fmt: skip
     return {
+        **certificate,
         "version": 1,
         "argv": list(contract.argv),
         "environment": dict(contract.environment),

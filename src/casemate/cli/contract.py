@@ -10,6 +10,7 @@ import click
 from casemate.project.contracts import build_contract, read_contract_file
 from casemate.project.files import replace_public
 from casemate.protocol.contract import LaunchContract
+from casemate.protocol.contract_certificate import CertificatePlacement
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _json = click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
@@ -83,7 +84,18 @@ def _lines(contract: LaunchContract) -> list[tuple[str, str]]:
         *(("secret", f"{s.path}  {s.name}  mode {s.mode:04o}") for s in contract.secrets),
         ("broker", f"{broker.address}, known by {known}"),
         ("TLS", contract.tls.value),
+        *_certificate_lines(contract.certificate),
     ]
+
+
+def _certificate_lines(minted: CertificatePlacement | None) -> list[tuple[str, str]]:
+    if minted is None:
+        return []
+    return [
+        ("certificate", f"for {', '.join(minted.names)}, {minted.days} days, in the form "
+         f"{minted.form}"),
+        *(("", f"{path}  mode {minted.mode:04o}") for path in minted.files),
+    ]  # fmt: skip
 
 
 def _as_json(contract: LaunchContract) -> dict[str, object]:
@@ -108,4 +120,7 @@ def _as_json(contract: LaunchContract) -> dict[str, object]:
             "policy": contract.broker.policy,
         },
         "tls": contract.tls.value,
-    }
+        "certificate": None if contract.certificate is None else {
+            **contract.certificate.as_map(), "mode": f"{contract.certificate.mode:04o}"
+        },
+    }  # fmt: skip

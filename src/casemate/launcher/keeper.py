@@ -88,11 +88,12 @@ def _keep(
     try:
         with NewRoot(contract, options, isolation, tell, storage) as root:
             try:
-                secrets = _receive_secrets(control)
+                secrets, minted = _receive_secrets(control)
                 try:
-                    path = root.build(secrets)
+                    path = root.build(secrets, minted)
                 finally:
                     secrets.clear()
+                    minted.clear()
                 send_message(to_init, {"root": str(path)})
                 return _watch(control, to_init, init, launcher)
             finally:
@@ -128,12 +129,14 @@ def _fork_init(workload: Workload) -> tuple[int, socket.socket]:
     return message.take("pid", int), ours
 
 
-def _receive_secrets(control: socket.socket) -> dict[str, Secret]:
+def _receive_secrets(control: socket.socket) -> tuple[dict[str, Secret], list[Secret]]:
+    """Secrets by name, and what the launcher minted for the contract's certificate."""
     message = receive_message(control)
     if message is None:
         raise _LauncherGoneError
     values = message.take_map("secrets")
-    return {name: Secret(values.take(name, bytes)) for name in values.names()}
+    minted = [Secret(each) for each in message.take_list("minted") if isinstance(each, bytes)]
+    return {name: Secret(values.take(name, bytes)) for name in values.names()}, minted
 
 
 def _watch(control: socket.socket, to_init: socket.socket, init: int, launcher: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from casemate.launcher import linux
 from casemate.launcher.isolation import Isolation
 from casemate.launcher.options import LaunchOptions
 from casemate.launcher.storage import PlainStorage
-from casemate.protocol.contract import ImageMount, LaunchContract, SecretPlacement
+from casemate.protocol.contract import ImageMount, LaunchContract
 from casemate.types import Secret
 
 _DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9))
@@ -81,11 +81,12 @@ class NewRoot(contextlib.ExitStack):
         self._tell = tell
         self._storage = storage
 
-    def build(self, secrets: dict[str, Secret]) -> Path:
+    def build(self, secrets: dict[str, Secret], minted: Sequence[Secret] = ()) -> Path:
         """Build it.
 
         Args:
             secrets: image keys and secrets to place, by name.
+            minted: what goes into the files of the contract's certificate, in their order.
 
         Returns:
             The directory that becomes the workload's ``/``.
@@ -110,9 +111,12 @@ class NewRoot(contextlib.ExitStack):
         path = self._root(opened[0], plans[0], needed=SLACK + sum(item.size for item in opened))
         for volume, plan in zip(opened[1:], plans[1:], strict=True):
             self._volume(path, volume, plan)
-        # 4. Secrets, each a new file.
-        for placement in self._contract.secrets:
-            _place(path, placement, secrets[placement.name], owner=self._owner())
+        # 4. Secrets and what was minted, each a new file.
+        for secret in self._contract.secrets:
+            _place(path, secret.path, secret.mode, secrets[secret.name], owner=self._owner())
+        if (certificate := self._contract.certificate) is not None:
+            for file, content in zip(certificate.files, minted, strict=True):
+                _place(path, file, certificate.mode, content, owner=self._owner())
         # 5. What a server expects around it.
         self._devices(path)
         self._tell("root", None, path=str(path))
@@ -277,11 +281,11 @@ class NewRoot(contextlib.ExitStack):
 
 
 def _place(
-    root: Path, placement: SecretPlacement, secret: Secret, *, owner: tuple[int, int] | None
+    root: Path, path: str, mode: int, secret: Secret, *, owner: tuple[int, int] | None
 ) -> None:
     """Write a secret to a new file; no link in the image can lead it elsewhere."""
-    folder = _make_folders(root, str(Path(placement.path).parent))
-    name = Path(placement.path).name
+    folder = _make_folders(root, str(Path(path).parent))
+    name = Path(path).name
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)
@@ -289,11 +293,11 @@ def _place(
         descriptor = os.open(name, flags, 0o600, dir_fd=folder)
         with os.fdopen(descriptor, "wb") as file:
             file.write(secret.reveal())
-            os.fchmod(descriptor, placement.mode)  # first, while it is ours: else it takes a right
+            os.fchmod(descriptor, mode)  # first, while it is ours: else it takes a right
             if owner is not None:
                 os.fchown(descriptor, *owner)
     except OSError as error:
-        raise _unplaceable(placement.path, error) from error
+        raise _unplaceable(path, error) from error
     finally:
         os.close(folder)
 

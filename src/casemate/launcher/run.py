@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import resource
 import signal
@@ -22,7 +23,7 @@ from casemate.launcher.status import Status
 from casemate.launcher.storage import PlainStorage
 from casemate.launcher.wire import error_from, receive_message, send_message
 from casemate.protocol.contract import MAX_SIZE, LaunchContract
-from casemate.types import ReportData
+from casemate.types import ReportData, Secret
 
 
 def run_launch(options: LaunchOptions, status: Status) -> int:
@@ -102,9 +103,28 @@ def _fetch_and_hand_over(
         before_retry=attesting.require_possible,
     )
     values = {name: secret.reveal() for name, secret in secrets.items()}
+    minted = [each.reveal() for each in _mint(contract, attesting, status)]
     # A keeper that has failed already says why on the same socket; `_attend` reads it.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        send_message(control, {"secrets": values})
+        send_message(control, {"secrets": values, "minted": minted})
+
+
+def _mint(contract: LaunchContract, attester: Attester, status: Status) -> tuple[Secret, ...]:
+    """What goes into the files of the contract's certificate; nothing where it has none."""
+    if contract.certificate is None:
+        return ()
+    from casemate.launcher.certificate import mint_certificate  # for contracts that have one
+
+    minted = mint_certificate(contract, attester, now=datetime.datetime.now(datetime.UTC))
+    names, until = contract.certificate.names, minted.until.isoformat()
+    status.tell(
+        "certificate",
+        f"minted an attested certificate for {', '.join(names)}: SHA-256 {minted.fingerprint}",
+        sha256=minted.fingerprint,
+        names=list(names),
+        until=until,
+    )
+    return minted.files
 
 
 def _attend(control: socket.socket, keeper: int, status: Status) -> int:

@@ -9,13 +9,18 @@ Source: specs/launch-contract.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sized
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
 from casemate.encoding import MapReader, decode_cbor, decode_ed25519_spki, encode_cbor
-from casemate.errors import MalformedError
+from casemate.protocol.contract_certificate import (
+    CertificatePlacement,
+    check_certificate,
+    read_certificate,
+    wrong,
+)
 from casemate.types import Sha384, sha384
 
 MAX_SIZE = 256 * 1024
@@ -53,6 +58,8 @@ class TlsMode(StrEnum):
     """The workload speaks no TLS, or brings its own."""
     SECRET = "secret"  # noqa: S105
     """A secret that the broker releases, placed as a file."""
+    ATTESTED = "attested"
+    """A key that the launcher makes in the TEE, with a certificate that carries evidence of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +133,7 @@ class LaunchContract:
         secrets: what is placed as files.
         broker: who releases the secrets.
         tls: where the workload's TLS identity comes from.
+        certificate: what the launcher mints where that is itself, and only there.
     """
 
     argv: tuple[str, ...]
@@ -138,6 +146,7 @@ class LaunchContract:
     secrets: tuple[SecretPlacement, ...]
     broker: BrokerIdentity
     tls: TlsMode
+    certificate: CertificatePlacement | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
@@ -157,6 +166,7 @@ class LaunchContract:
             broker["key"] = self.broker.key
         if self.broker.policy is not None:
             broker["policy"] = self.broker.policy
+        minted = {} if self.certificate is None else {"certificate": self.certificate.as_map()}
         return encode_cbor(
             {
                 "version": _VERSION,
@@ -173,6 +183,7 @@ class LaunchContract:
                 "secrets": [{"name": s.name, "path": s.path, "mode": s.mode} for s in self.secrets],
                 "broker": broker,
                 "tls": self.tls.value,
+                **minted,
             }
         )
 
@@ -204,7 +215,7 @@ def read_contract(top: MapReader) -> LaunchContract:
     """
     version = top.take("version", int)
     if version != _VERSION:
-        raise _wrong("contract.version", str(_VERSION), str(version))
+        raise wrong("contract.version", str(_VERSION), str(version))
     images = []
     for index, value in enumerate(top.take_list("images")):
         item = MapReader(value, what=f"contract.images[{index}]")
@@ -233,7 +244,8 @@ def read_contract(top: MapReader) -> LaunchContract:
     peer.finish()
     tls = top.take("tls", str)
     if tls not in {mode.value for mode in TlsMode}:
-        raise _wrong("contract.tls", " or ".join(TlsMode), tls)
+        raise wrong("contract.tls", " or ".join(TlsMode), tls)
+    minted = top.take_optional_map("certificate")
     contract = LaunchContract(
         argv=top.take_texts("argv"),
         environment=_texts(top.take_map("environment")),
@@ -245,6 +257,7 @@ def read_contract(top: MapReader) -> LaunchContract:
         secrets=tuple(secrets),
         broker=broker,
         tls=TlsMode(tls),
+        certificate=read_certificate(minted) if minted is not None else None,
     )
     top.finish()
     return contract
@@ -258,7 +271,7 @@ def _check(contract: LaunchContract) -> None:
     """The rules of specs/launch-contract.md, in its order."""
     # Rule 1: the command line.
     if not contract.argv or not _is_path(contract.argv[0]) or contract.argv[0] == "/":
-        raise _wrong("contract.argv[0]", "an absolute path of a program", repr(contract.argv[:1]))
+        raise wrong("contract.argv[0]", "an absolute path of a program", repr(contract.argv[:1]))
     for index, argument in enumerate(contract.argv):
         _check_text(f"contract.argv[{index}]", argument)
     # Rule 2: the environment, and what the host may add to it.
@@ -269,29 +282,27 @@ def _check(contract: LaunchContract) -> None:
         field = f"contract.host-environment.{name}"
         _check_variable(field, name)
         if name in contract.environment:
-            raise _wrong(field, "a variable that the contract doesn't set itself", name)
+            raise wrong(field, "a variable that the contract doesn't set itself", name)
         if _LOADER.match(name):
-            raise _wrong(field, "a variable that doesn't change which code runs", name)
+            raise wrong(field, "a variable that doesn't change which code runs", name)
         _check_pattern(field, pattern)
     # Rule 3: where and as whom.
     if not _is_path(contract.working_directory):
-        raise _wrong(
+        raise wrong(
             "contract.working-directory", "an absolute path", repr(contract.working_directory)
         )
     for field, number in (("uid", contract.uid), ("gid", contract.gid)):
         if not 0 <= number <= _MAX_ID:
-            raise _wrong(f"contract.{field}", f"0 to {_MAX_ID}", str(number))
+            raise wrong(f"contract.{field}", f"0 to {_MAX_ID}", str(number))
     _check_images(contract)
     _check_secrets(contract)
     _check_broker(contract.broker)
     # Rule 7: what a launcher takes, and what a broker can be asked for.
     if len(contract.secret_names) > _MAX_SECRETS:
         got = f"{len(contract.secret_names)}"
-        raise _wrong(
-            "contract", f"at most {_MAX_SECRETS} secrets by name, image keys included", got
-        )
+        raise wrong("contract", f"at most {_MAX_SECRETS} secrets by name, image keys included", got)
     if (size := len(contract.encode())) > MAX_SIZE:
-        raise _wrong("contract", f"at most {MAX_SIZE} bytes", f"{size} bytes")
+        raise wrong("contract", f"at most {MAX_SIZE} bytes", f"{size} bytes")
 
 
 def _check_images(contract: LaunchContract) -> None:
@@ -303,53 +314,74 @@ def _check_images(contract: LaunchContract) -> None:
         _check_name(f"{where}.name", image.name)
         _check_name(f"{where}.key", image.key)
         if not _is_path(image.mount):
-            raise _wrong(f"{where}.mount", "an absolute path without '.' or '..'", image.mount)
+            raise wrong(f"{where}.mount", "an absolute path without '.' or '..'", image.mount)
         if _KERNEL.match(image.mount):
-            raise _wrong(f"{where}.mount", "a path outside /dev, /proc and /sys", image.mount)
+            raise wrong(f"{where}.mount", "a path outside /dev, /proc and /sys", image.mount)
         for other in mounts[:index]:
             if other != "/" and (image.mount + "/").startswith(other + "/"):
-                raise _wrong(f"{where}.mount", "a path outside other images", image.mount)
+                raise wrong(f"{where}.mount", "a path outside other images", image.mount)
             if image.mount != "/" and (other + "/").startswith(image.mount + "/"):
-                raise _wrong(f"{where}.mount", "a path that holds no other image", image.mount)
+                raise wrong(f"{where}.mount", "a path that holds no other image", image.mount)
     if mounts.count("/") != 1:
-        raise _wrong("contract.images", "exactly one image at /", f"{mounts.count('/')}")
+        raise wrong("contract.images", "exactly one image at /", f"{mounts.count('/')}")
     names = [image.name for image in contract.images]
     if len(set(names)) != len(names):
-        raise _wrong("contract.images", "names that differ", ", ".join(names))
+        raise wrong("contract.images", "names that differ", ", ".join(names))
 
 
 def _check_secrets(contract: LaunchContract) -> None:
     # Rule 5: each secret in a place of its own, readable by no more than user and group.
     _check_count("contract.secrets", contract.secrets)
-    paths = [secret.path for secret in contract.secrets]
+    for index, secret in enumerate(contract.secrets):
+        _check_name(f"contract.secrets[{index}].name", secret.name)
+    # Rule 8: so are key and certificate, where the launcher makes them.
+    minted = contract.certificate
+    if (minted is None) is (contract.tls is TlsMode.ATTESTED):
+        got = "none" if minted is None else f"one, and tls = {contract.tls.value}"
+        raise wrong("contract.certificate", 'one exactly where tls is "attested"', got)
+    if minted is not None:
+        check_certificate(minted)
+    paths: list[str] = []
+    for field, mode_field, path, mode in _places(contract):
+        _check_place(contract, field, path, beside=paths)
+        if mode & ~0o770 or not mode & 0o400:
+            raise wrong(mode_field, "0400 to 0770, nothing for others", oct(mode))
+        paths.append(path)
+
+
+def _places(contract: LaunchContract) -> Iterator[tuple[str, str, str, int]]:
+    """Every file that a launcher writes: names of the fields of its path and mode, and these."""
     for index, secret in enumerate(contract.secrets):
         where = f"contract.secrets[{index}]"
-        _check_name(f"{where}.name", secret.name)
-        if not _is_path(secret.path) or secret.path == "/":
-            raise _wrong(f"{where}.path", "the absolute path of a file", secret.path)
-        if _KERNEL.match(secret.path):
-            raise _wrong(f"{where}.path", "a path outside /dev, /proc and /sys", secret.path)
-        if secret.mode & ~0o770 or not secret.mode & 0o400:
-            raise _wrong(f"{where}.mode", "0400 to 0770, nothing for others", oct(secret.mode))
-        for other in paths[:index]:
-            if (other + "/").startswith(secret.path + "/") or (secret.path + "/").startswith(
-                other + "/"
-            ):
-                raise _wrong(f"{where}.path", "a path of its own", secret.path)
-        for image in contract.images:
-            if image.mount != "/" and (secret.path + "/").startswith(image.mount + "/"):
-                raise _wrong(f"{where}.path", "a path outside mounted volumes", secret.path)
-            if (image.mount + "/").startswith(secret.path + "/"):
-                raise _wrong(f"{where}.path", "no folder that holds a volume", secret.path)
+        yield f"{where}.path", f"{where}.mode", secret.path, secret.mode
+    where = "contract.certificate"
+    if (minted := contract.certificate) is not None:
+        for index, path in enumerate(minted.files):
+            yield f"{where}.files[{index}]", f"{where}.mode", path, minted.mode
+
+
+def _check_place(contract: LaunchContract, field: str, path: str, *, beside: list[str]) -> None:
+    if not _is_path(path) or path == "/":
+        raise wrong(field, "the absolute path of a file", path)
+    if _KERNEL.match(path):
+        raise wrong(field, "a path outside /dev, /proc and /sys", path)
+    for other in beside:
+        if (other + "/").startswith(path + "/") or (path + "/").startswith(other + "/"):
+            raise wrong(field, "a path of its own", path)
+    for image in contract.images:
+        if image.mount != "/" and (path + "/").startswith(image.mount + "/"):
+            raise wrong(field, "a path outside mounted volumes", path)
+        if (image.mount + "/").startswith(path + "/"):
+            raise wrong(field, "no folder that holds a volume", path)
 
 
 def _check_broker(broker: BrokerIdentity) -> None:
     # Rule 6: one address, one way to know who answers there.
     match = _ADDRESS.match(broker.address)
     if not match or not 0 < int(match[2]) < 65536:
-        raise _wrong("contract.broker.address", "HOST:PORT", repr(broker.address))
+        raise wrong("contract.broker.address", "HOST:PORT", repr(broker.address))
     if (broker.key is None) == (broker.policy is None):
-        raise _wrong("contract.broker", "exactly one of key and policy", "both or neither")
+        raise wrong("contract.broker", "exactly one of key and policy", "both or neither")
     if broker.key is not None:
         decode_ed25519_spki(broker.key, field="contract.broker.key")
 
@@ -370,39 +402,29 @@ def _is_path(path: str) -> bool:
 
 def _check_count(field: str, items: Sized) -> None:
     if len(items) > _MAX_ITEMS:
-        raise _wrong(field, f"at most {_MAX_ITEMS}", str(len(items)))
+        raise wrong(field, f"at most {_MAX_ITEMS}", str(len(items)))
 
 
 def _check_pattern(field: str, pattern: str) -> None:
     if len(pattern) > _MAX_PATTERN or not _PATTERN.match(pattern):
-        raise _wrong(field, "a pattern of characters, classes and repetitions", repr(pattern))
+        raise wrong(field, "a pattern of characters, classes and repetitions", repr(pattern))
     try:
         re.compile(pattern, re.ASCII)
     except re.error as error:  # the one thing that the grammar leaves open: bounds out of order
-        raise _wrong(field, "ranges and repetitions in order", repr(pattern)) from error
+        raise wrong(field, "ranges and repetitions in order", repr(pattern)) from error
 
 
 def _check_name(field: str, name: str) -> None:
     if not _NAME.match(name):
-        raise _wrong(field, "letters, digits, '.', '_' and '-', at most 64", repr(name))
+        raise wrong(field, "letters, digits, '.', '_' and '-', at most 64", repr(name))
 
 
 def _check_variable(field: str, name: str) -> None:
     if not _VARIABLE.match(name):
-        raise _wrong(field, "a variable's name", repr(name))
+        raise wrong(field, "a variable's name", repr(name))
 
 
 def _check_text(field: str, text: str) -> None:
     size = len(text.encode())
     if "\x00" in text or size > _MAX_TEXT:
-        raise _wrong(field, f"at most {_MAX_TEXT} bytes, no NUL", f"{size} bytes")
-
-
-def _wrong(field: str, expected: str, got: str) -> MalformedError:
-    return MalformedError(
-        "contract.malformed",
-        f"the launch contract is wrong at {field}",
-        field=field,
-        expected=expected,
-        got=got,
-    )
+        raise wrong(field, f"at most {_MAX_TEXT} bytes, no NUL", f"{size} bytes")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from casemate.encoding import MapReader, decode_hex
 from casemate.errors import MalformedError
 from casemate.protocol.contract import MAX_SIZE, LaunchContract, read_contract
+from casemate.protocol.contract_certificate import DEFAULT_DAYS, CertificateForm
 from casemate.types import Sha384
 
 
@@ -58,6 +59,8 @@ def contract_from_source(
             image["id"] = decode_hex(digits, field=f"{where}.id", length=Sha384.length)
     for index, secret in enumerate(_tables(source.get("secrets"))):
         secret["mode"] = _octal(secret.get("mode", "0400"), f"contract.secrets[{index}].mode")
+    for minted in _tables([source.get("certificate")]):
+        _complete_certificate(minted)
     for broker in _tables([source.get("broker")]):
         where = "contract.broker"
         if (file := _take_text(broker, "key-file", where, instead_of="key")) is not None:
@@ -67,6 +70,20 @@ def contract_from_source(
         if (file := _take_text(broker, "policy-file", where, instead_of="policy")) is not None:
             broker["policy"] = read_text(file)
     return read_contract(MapReader(source, what="contract"))
+
+
+def _complete_certificate(table: dict[str, object]) -> None:
+    """``files`` out of the fields that each form has for them, and what may be absent."""
+    where = "contract.certificate"
+    fields = ("path",) if table.get("form") == CertificateForm.TENSORFLOW_SERVING else (
+        "key", "certificate",
+    )  # fmt: skip
+    if "files" in table:
+        raise _wrong(f"{where}.files", " and ".join(fields), "files")
+    table["files"] = [_take_text(table, field, where) or "" for field in fields]
+    table.setdefault("names", ["localhost"])
+    table.setdefault("days", DEFAULT_DAYS)
+    table["mode"] = _octal(table.get("mode", "0400"), f"{where}.mode")
 
 
 def _tables(value: object) -> list[dict[str, object]]:
