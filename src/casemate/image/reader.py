@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -25,6 +26,7 @@ from casemate.errors import (
     UnavailableError,
     UsageError,
 )
+from casemate.image.buffers import page_buffer, slots
 from casemate.image.format import (
     BLOCK_DIGEST_SIZE,
     CHUNK_SIZE,
@@ -194,6 +196,14 @@ class ImageFile:
                 str(digest),
             )
         return bytes(digests)
+
+
+class _Room:
+    """A thread's room for sealed chunks, each with its tag behind it."""
+
+    def __init__(self) -> None:
+        self.sealed = slots(_RUN, CHUNK_SIZE + TAG_SIZE)
+        self.texts = [each[:-TAG_SIZE] for each in self.sealed]
 
 
 class SealedImage:
@@ -366,7 +376,7 @@ class SealedImage:
 
     @contextmanager
     def _verifier(self, layout: Layout) -> Iterator[Step]:
-        buffer = memoryview(bytearray(_RUN * CHUNK_SIZE))
+        buffer = page_buffer(_RUN * CHUNK_SIZE)
 
         def step(number: int) -> int:
             start = number * _RUN * CHUNK_SIZE
@@ -417,44 +427,49 @@ class SealedImage:
     def _decrypt(self, first: int, count: int, out: memoryview) -> None:
         """Decrypt up to ``_RUN`` chunks into ``out``, which has exactly their length."""
         try:
-            room = self._sealed_room()
-            sealed = room[:count]
+            room = self._room()
+            sealed, texts = room.sealed[:count], room.texts[:count]
             if first + count > self._full:  # the last one is shorter
                 size = self.header.chunk_span(first + count - 1)[1]
                 sealed[-1] = sealed[-1][: size + TAG_SIZE]
-            self._file.read_chunks([each[:-TAG_SIZE] for each in sealed], first)
-            place = 0
+                texts[-1] = texts[-1][:size]
+            self._file.read_chunks(texts, first)
             for index, each in enumerate(sealed, first):
-                end = place + len(each) - TAG_SIZE
-                self._open_chunk(index, each, out[place:end])
-                place = end
+                each[-TAG_SIZE:] = self._file.tag(index)
+            # The loop is map's: each of Python's steps is one that other threads wait for.
+            done = map(
+                self._cipher.decrypt_into,
+                map(_nonce, range(first, first + count)),
+                sealed,
+                repeat(self._data),
+                [out[at : at + CHUNK_SIZE] for at in range(0, len(out), CHUNK_SIZE)],
+            )
+            place = first
+            try:
+                for _ in done:
+                    place += 1
+            except InvalidTag as error:
+                raise self._corrupt(place) from error
         except MemoryError as error:
             raise self._no_memory(first) from error
 
-    def _sealed_room(self) -> list[memoryview]:
-        """This thread's room for sealed chunks, each with its tag behind it."""
-        room: list[memoryview] | None = getattr(self._scratch, "room", None)
+    def _room(self) -> _Room:
+        room: _Room | None = getattr(self._scratch, "room", None)
         if room is None:
-            each = CHUNK_SIZE + TAG_SIZE
-            whole = memoryview(bytearray(_RUN * each))
-            room = self._scratch.room = [whole[at : at + each] for at in range(0, len(whole), each)]
+            room = self._scratch.room = _Room()
         return room
 
-    def _open_chunk(self, index: int, sealed: memoryview, out: memoryview) -> None:
-        sealed[-TAG_SIZE:] = self._file.tag(index)
-        try:
-            self._cipher.decrypt_into(index.to_bytes(12, "big"), sealed, self._data, out)
-        except InvalidTag as error:
-            in_toc = index >= self.header.payload_chunks
-            raise NotGenuineError(
-                "image.toc-corrupt" if in_toc else "image.chunk-corrupt",
-                f"{self.path}: chunk {index} was changed"
-                + (" (it holds the table of contents)" if in_toc else ""),
-                field=f"chunk {index}",
-                expected="bytes that fit the chunk's tag",
-                got="others",
-                remedy="Get the image again from whoever sealed it.",
-            ) from error
+    def _corrupt(self, index: int) -> NotGenuineError:
+        in_toc = index >= self.header.payload_chunks
+        return NotGenuineError(
+            "image.toc-corrupt" if in_toc else "image.chunk-corrupt",
+            f"{self.path}: chunk {index} was changed"
+            + (" (it holds the table of contents)" if in_toc else ""),
+            field=f"chunk {index}",
+            expected="bytes that fit the chunk's tag",
+            got="others",
+            remedy="Get the image again from whoever sealed it.",
+        )
 
     def _no_memory(self, index: int) -> UnavailableError:
         return UnavailableError(
@@ -553,6 +568,10 @@ def rewrapped_slot(path: Path, key: Secret, new_key: Secret) -> bytes:
         return wrap_content_key(content, new_key)
     finally:
         file.close()
+
+
+def _nonce(index: int) -> bytes:
+    return index.to_bytes(12, "big")
 
 
 def _changed_tags(message: str, expected: str, got: str) -> NotGenuineError:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import hmac
 import os
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from casemate.errors import UsageError
+from casemate.image.buffers import page_buffer, slots
 from casemate.image.format import (
+    BLOCK_DIGEST_SIZE,
     CHUNK_SIZE,
     PAYLOAD_START,
     TAG_SIZE,
+    TAGS_IN_BLOCK,
     Header,
     Prologue,
     block_digests,
@@ -31,13 +36,14 @@ from casemate.image.keys import (
     digest_key,
     wrap_content_key,
 )
+from casemate.image.output import Output
 from casemate.image.payload import Layout, PayloadReader, changed, lay_out
 from casemate.image.tree import TreeEntry, normalised
 from casemate.image.workers import Meter, Progress, Step, run_steps
 from casemate.types import Secret, Sha384, sha256, sha384
 
 _DIGEST = TAG_SIZE
-_RUN = 4  # chunks that are filled and written at once
+_RUN = 16  # chunks that are read, and written, by one call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,26 +98,11 @@ def seal(
     # 1. The tree's one order and form; every byte's place; the table of contents.
     layout = lay_out(normalised(entries))
     plain = _Plaintext(layout, encode_toc(layout.toc()))
-    meter = Meter(2 * plain.size, progress)
-    # 2. First pass: a keyed digest of every chunk, and the content key that follows from them.
-    digests = bytearray(_DIGEST * plain.chunks)
-    digester = AESGCM(digest_key(key).reveal())
-    run_steps(plain.runs, threads, meter, lambda: plain.digest_worker(digester, digests))
-    content = derive_content_key(
-        key,
-        content_digest=sha256(bytes(digests)),
-        payload_size=layout.size,
-        toc_size=len(plain.toc),
-    )
-    # 3. Second pass: encrypt, each chunk only if it still has its digest. Else one nonce would
-    #    meet two plaintexts.
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with _new_file(destination) as descriptor:
-            header = _encrypt(plain, content, digester, digests, descriptor, meter, threads)
-            encoded = encode_header(header)
-            prologue = Prologue(header=encoded, slot=wrap_content_key(content, key))
-            _write_all(descriptor, encode_prologue(prologue), 0)
+            output = Output(descriptor, plain.file_size)
+            header = _seal_into(output, plain, key, Meter(2 * plain.size, progress), threads)
     except OSError as error:
         raise UsageError(
             "image.unwritable",
@@ -122,19 +113,43 @@ def seal(
         ) from error
     return SealedImageInfo(
         path=destination,
-        id=sha384(encoded),
+        id=sha384(encode_header(header)),
         payload_size=layout.size,
         file_size=header.file_size,
         entries=len(layout.entries),
     )
 
 
+def _seal_into(
+    output: Output, plain: _Plaintext, key: Secret, meter: Meter, threads: int
+) -> Header:
+    # 2. First pass: a keyed digest of every chunk, and the content key that follows from them.
+    #    Meanwhile the file gets its room.
+    digests = bytearray(_DIGEST * plain.chunks)
+    digester = AESGCM(digest_key(key).reveal())
+    run_steps(plain.runs, threads, meter, lambda: plain.digest_worker(digester, digests, output))
+    output.make_room()
+    content = derive_content_key(
+        key,
+        content_digest=sha256(bytes(digests)),
+        payload_size=plain.layout.size,
+        toc_size=len(plain.toc),
+    )
+    # 3. Second pass: encrypt, each chunk only if it still has its digest. Else one nonce would
+    #    meet two plaintexts.
+    header = _encrypt(plain, content, digester, bytes(digests), output, meter, threads)
+    # 4. What opens it.
+    prologue = Prologue(header=encode_header(header), slot=wrap_content_key(content, key))
+    output.write([memoryview(encode_prologue(prologue))], 0)
+    return header
+
+
 def _encrypt(
     plain: _Plaintext,
     content: ContentKey,
     digester: AESGCM,
-    digests: bytearray,
-    descriptor: int,
+    digests: bytes,
+    output: Output,
     meter: Meter,
     threads: int,
 ) -> Header:
@@ -146,10 +161,10 @@ def _encrypt(
         plain.runs,
         threads,
         meter,
-        lambda: plain.encrypt_worker(cipher, data, digester, digests, tags, descriptor),
+        lambda: plain.encrypt_worker(cipher, data, digester, digests, tags, output),
     )
     table = block_digests(tags)
-    _write_all(descriptor, tags + table, PAYLOAD_START + plain.size)
+    output.write([memoryview(tags), memoryview(table)], PAYLOAD_START + plain.size)
     return Header(
         salt=content.salt,
         key_commitment=content.commitment,
@@ -159,16 +174,20 @@ def _encrypt(
 
 
 class _Run(NamedTuple):
-    """Chunks in a row: the first one's number, its place after the prologue, their bytes."""
+    """Chunks in a row: the first one's number, its place after the prologue, their size, each."""
 
     first: int
     start: int
-    data: memoryview
+    size: int
+    chunks: list[memoryview]
 
-    def chunks(self) -> Iterator[tuple[int, int, memoryview]]:
-        """Each chunk's number, its place in the run, and its bytes."""
-        for number, at in enumerate(range(0, len(self.data), CHUNK_SIZE)):
-            yield self.first + number, at, self.data[at : at + CHUNK_SIZE]
+    def nonces(self) -> Iterator[bytes]:
+        """Each chunk's."""
+        return map(_nonce, range(self.first, self.first + len(self.chunks)))
+
+    def of(self, table: bytearray | bytes | memoryview) -> memoryview:
+        """What these chunks have in a table of 16 bytes for each chunk."""
+        return memoryview(table)[TAG_SIZE * self.first :][: TAG_SIZE * len(self.chunks)]
 
 
 class _Plaintext:
@@ -182,34 +201,37 @@ class _Plaintext:
         self.chunks = self.payload_chunks + -(-len(toc) // CHUNK_SIZE)
         self._payload_runs = -(-self.payload_chunks // _RUN)
         self.runs = self._payload_runs + -(-(self.chunks - self.payload_chunks) // _RUN)
+        tables = TAG_SIZE * self.chunks + BLOCK_DIGEST_SIZE * -(-self.chunks // TAGS_IN_BLOCK)
+        self.file_size = PAYLOAD_START + self.size + tables
 
     def fill(self, reader: PayloadReader, number: int, buffer: memoryview) -> _Run:
         """Some chunks in the front part of ``buffer``; the last of all may be short."""
         if number < self._payload_runs:
-            start = number * _RUN * CHUNK_SIZE
+            first, start = number * _RUN, number * _RUN * CHUNK_SIZE
             data = buffer[: self.layout.size - start]
             reader.fill(data, start)
-            return _Run(number * _RUN, start, data)
-        start = (number - self._payload_runs) * _RUN * CHUNK_SIZE
-        piece = self.toc[start : start + len(buffer)]
-        data = buffer[: len(piece)]
-        data[:] = piece
-        first = self.payload_chunks + (number - self._payload_runs) * _RUN
-        return _Run(first, self.layout.size + start, data)
+        else:
+            start = (number - self._payload_runs) * _RUN * CHUNK_SIZE
+            piece = self.toc[start : start + len(buffer)]
+            data = buffer[: len(piece)]
+            data[:] = piece
+            first = self.payload_chunks + (number - self._payload_runs) * _RUN
+            start += self.layout.size
+        chunks = [data[at : at + CHUNK_SIZE] for at in range(0, len(data), CHUNK_SIZE)]
+        return _Run(first, start, len(data), chunks)
 
     @contextmanager
-    def digest_worker(self, digester: AESGCM, digests: bytearray) -> Iterator[Step]:
+    def digest_worker(self, digester: AESGCM, digests: bytearray, output: Output) -> Iterator[Step]:
         """Steps that put chunks' digests into ``digests``."""
-        buffer = memoryview(bytearray(_RUN * CHUNK_SIZE))
-        into = memoryview(digests)
+        buffer = page_buffer(_RUN * CHUNK_SIZE)
+        places = slots(_RUN, _DIGEST)
         with PayloadReader(self.layout) as reader:
 
             def step(number: int) -> int:
+                output.make_room()
                 run = self.fill(reader, number, buffer)
-                for index, _, chunk in run.chunks():
-                    place = into[_DIGEST * index : _DIGEST * (index + 1)]
-                    digester.encrypt_into(_nonce(index), b"", chunk, place)
-                return len(run.data)
+                run.of(digests)[:] = _digests(digester, run, places)
+                return run.size
 
             yield step
 
@@ -219,39 +241,55 @@ class _Plaintext:
         cipher: AESGCM,
         data: bytes,
         digester: AESGCM,
-        digests: bytearray,
+        digests: bytes,
         tags: bytearray,
-        descriptor: int,
+        output: Output,
     ) -> Iterator[Step]:
         """Steps that encrypt chunks into the file and put their tags into ``tags``."""
-        buffer = memoryview(bytearray(_RUN * CHUNK_SIZE))
-        sealed = memoryview(bytearray(_RUN * CHUNK_SIZE + TAG_SIZE))
-        digest = memoryview(bytearray(_DIGEST))
+        buffer = page_buffer(_RUN * CHUNK_SIZE)
+        places = slots(_RUN, _DIGEST)
+        room = slots(_RUN, CHUNK_SIZE + TAG_SIZE)  # each chunk's tag comes to lie behind it
         with PayloadReader(self.layout) as reader:
 
             def step(number: int) -> int:
                 run = self.fill(reader, number, buffer)
-                for index, at, chunk in run.chunks():
-                    digester.encrypt_into(_nonce(index), b"", chunk, digest)
-                    known = digests[_DIGEST * index : _DIGEST * (index + 1)]
-                    if not hmac.compare_digest(digest, known):
-                        raise changed(self._entry_at(run.start + at))
-                    end = at + len(chunk)
-                    # The next chunk's bytes go where this one's tag is now.
-                    cipher.encrypt_into(_nonce(index), chunk, data, sealed[at : end + TAG_SIZE])
-                    tags[TAG_SIZE * index : TAG_SIZE * (index + 1)] = sealed[end : end + TAG_SIZE]
-                _write_all(descriptor, sealed[: len(run.data)], PAYLOAD_START + run.start)
-                return len(run.data)
+                known = run.of(digests)
+                found = _digests(digester, run, places)
+                if not hmac.compare_digest(found, known):
+                    raise changed(self._entry_at(run, found, known))
+                # Everything from here on is of the very bytes that were just compared: they're in
+                # memory that nobody else has.
+                sealed = [
+                    each[: len(chunk) + TAG_SIZE]
+                    for each, chunk in zip(room, run.chunks, strict=False)
+                ]
+                deque(map(cipher.encrypt_into, run.nonces(), run.chunks, repeat(data), sealed), 0)
+                run.of(tags)[:] = b"".join([each[-TAG_SIZE:] for each in sealed])
+                output.write([each[:-TAG_SIZE] for each in sealed], PAYLOAD_START + run.start)
+                return run.size
 
             yield step
 
-    def _entry_at(self, start: int) -> str:
+    def _entry_at(self, run: _Run, found: bytes, known: memoryview) -> str:
+        pairs = zip(_each(found), _each(known), strict=True)
+        place = next(place for place, (one, other) in enumerate(pairs) if one != other)
+        start = run.start + place * CHUNK_SIZE
         names = [
             entry.path
             for entry, content in zip(self.layout.entries, self.layout.contents, strict=True)
             if content < start + CHUNK_SIZE and content + entry.size > start and entry.size
         ]
         return f"{names[0]} (or one of {len(names) - 1} files after it)" if names else "the tree"
+
+
+def _each(table: bytes | memoryview) -> list[bytes]:
+    return [bytes(table[at : at + _DIGEST]) for at in range(0, len(table), _DIGEST)]
+
+
+def _digests(digester: AESGCM, run: _Run, places: list[memoryview]) -> bytes:
+    # The loop is map's: each of Python's steps is one that other threads wait for.
+    deque(map(digester.encrypt_into, run.nonces(), repeat(b""), run.chunks, places), 0)
+    return b"".join(places[: len(run.chunks)])
 
 
 def _nonce(index: int) -> bytes:
@@ -279,10 +317,3 @@ def _new_file(destination: Path) -> Iterator[int]:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _write_all(descriptor: int, data: bytes | bytearray | memoryview, position: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(descriptor, view, position)
-        view, position = view[count:], position + count
