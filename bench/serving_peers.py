@@ -84,8 +84,8 @@ class _Kind:
 
 def _ours(place: _Place) -> tuple[list[str], dict[str, str]]:
     command = [
-        sys.executable, "-m", "casemate.serving", "--host=127.0.0.1", f"--port={place.port}",
-        f"--rest_api_port={place.rest_port}", "--model_name=resnet",
+        sys.executable, "-I", "-m", "casemate.serving", "--host=127.0.0.1",
+        f"--port={place.port}", f"--rest_api_port={place.rest_port}", "--model_name=resnet",
         f"--model_base_path={place.model.parent.parent}",
         *([f"--ssl_config_file={place.scratch / 'ssl.cfg'}"] if place.tls else []),
     ]  # fmt: skip

@@ -1,7 +1,11 @@
 """Finding, loading and running a model."""
 
+import logging
+import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -170,3 +174,74 @@ def test_loading_keeps_no_more_memory_than_the_weights_and_some(tmp_path):
     )
 
     assert int(told.stdout) < 1.5 * len(model)
+
+
+def _slow_with_external_weight(base, value):
+    """Takes zeros and gives ``value``, for long enough that requests overlap."""
+    steps, weight = 30, onnx.TensorProto(name="c", data_type=TensorProto.FLOAT, dims=[1])
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="weight.bin")
+    names = ["x", *(f"m{index}" for index in range(steps))]
+    nodes = [helper.make_node("MatMul", [names[i], "x"], [names[i + 1]]) for i in range(steps)]
+    model = as_model(
+        [*nodes, helper.make_node("Add", [names[-1], "c"], ["y"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "n"])],
+        [weight],
+    )
+    put_model(base, model)
+    (base / "1" / "weight.bin").write_bytes(np.full(1, value, "<f4").tobytes())
+    return base / "1" / "model.onnx"
+
+
+def _overlapping(model, caplog, until, *, more=3):
+    """Answers to requests that overlap, until the log says something and a few rounds after.
+
+    And whether it said so.
+    """
+    zeros, answers, end = np.zeros((300, 300), "<f4"), set(), time.monotonic() + 15
+    with ThreadPoolExecutor(4) as pool:
+        while more and time.monotonic() < end:
+            more -= until in caplog.text
+            for (answer,) in pool.map(lambda _: model.run({"x": zeros}, ["y"]), range(4)):
+                answers |= set(np.unique(answer).tolist())
+    return answers, until in caplog.text
+
+
+several_cores = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="on one core one session does for all"
+)
+
+
+@several_cores
+def test_requests_are_right_while_and_after_the_second_session_is_opened(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "casemate.serving")
+    model = load_model(_slow_with_external_weight(tmp_path, 1), EngineOptions())
+    model.run({"x": np.zeros((300, 300), "<f4")}, ["y"])
+    assert caplog.text == ""  # a request alone needs none
+
+    assert _overlapping(model, caplog, "overlap: opened in") == ({1}, True)
+
+
+@several_cores
+@pytest.mark.parametrize("replaced", ["weight.bin", "model.onnx"])
+def test_a_second_session_of_another_model_is_never_used(tmp_path, caplog, replaced):
+    path = _slow_with_external_weight(tmp_path / "one", 1)
+    other = _slow_with_external_weight(tmp_path / "other", 2).with_name(replaced)
+    model = load_model(path, EngineOptions())
+    before = path.with_name(replaced).stat()
+    # Of the same size and time, as builds that repeat exactly make them.
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path.with_name(replaced))
+
+    assert _overlapping(model, caplog, "has changed since it was loaded") == ({1}, True)
+
+
+@several_cores
+def test_a_second_session_that_cannot_be_opened_is_said_and_done_without(tmp_path, caplog):
+    path = _slow_with_external_weight(tmp_path, 1)
+    model = load_model(path, EngineOptions())
+    path.unlink()
+
+    said = "none could be opened: ONNX Runtime can't load"
+    assert _overlapping(model, caplog, said) == ({1}, True)

@@ -348,7 +348,7 @@ def test_it_needs_no_library_of_the_rest_of_casemate():
     code = (
         "import sys\n"
         f"for name in {forbidden}: sys.modules[name] = None\n"
-        "import casemate.serving.server, casemate.serving.flags, casemate.serving.loading\n"
+        "import casemate.serving.start, casemate.serving.server, casemate.serving.grpc_server\n"
         "print([n for n in sys.modules if n.startswith('casemate.')])"
     )
     done = subprocess.run(
@@ -356,6 +356,23 @@ def test_it_needs_no_library_of_the_rest_of_casemate():
     )
     assert done.returncode == 0, done.stderr
     assert "casemate.encoding" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        # A wrong flag is said at once.
+        ("casemate.serving.start", ("numpy", "onnxruntime", "google.protobuf")),
+        # gRPC comes in beside the loading of models, not before.
+        ("casemate.serving.server", ("grpc", "asyncio", "ssl", "PIL", "h11", "tensorflow")),
+    ],
+)
+def test_it_starts_with_no_more_than_it_needs_by_then(module, absent):
+    code = f"import sys, {module}; print([n for n in {absent} if n in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def test_many_requests_at_once_each_get_their_own_answer(channel):

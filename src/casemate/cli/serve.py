@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from casemate.serving.flags import parse_flags
-from casemate.serving.server import serve
+from casemate.serving.start import start
 
 
 @click.command(
@@ -19,4 +18,4 @@ from casemate.serving.server import serve
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 def command(flags: tuple[str, ...]) -> None:
     """Serve ONNX models over TensorFlow Serving's interfaces and Open Inference."""
-    raise SystemExit(serve(parse_flags(flags)))
+    raise SystemExit(start(flags))

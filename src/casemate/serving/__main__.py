@@ -6,14 +6,13 @@ import sys
 from collections.abc import Sequence
 
 from casemate.errors import CasemateError
-from casemate.serving.flags import parse_flags
-from casemate.serving.server import serve
+from casemate.serving.start import start
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve; returns the exit status that says why it ended."""
     try:
-        return serve(parse_flags(sys.argv[1:] if arguments is None else arguments))
+        return start(sys.argv[1:] if arguments is None else arguments)
     except CasemateError as error:
         print(f"casemate-serving: {error.cause}: {error} [{error.code}]", file=sys.stderr)  # noqa: T201
         if error.remedy is not None:

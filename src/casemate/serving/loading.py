@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +28,8 @@ from casemate.serving.signature import (
 )
 from casemate.serving.source import SAVED_MODEL_FILE, VersionFolder
 from casemate.serving.status import Code, status_of
-from casemate.serving.tensorflow_api import TensorFlowApi
 from casemate.serving.warmup import WARMUP_FILE, read_warmup
+from casemate.serving.wire.tensorflow_serving_pb2 import PredictionLog
 
 _OK: Final = Code.OK
 _LOG: Final = logging.getLogger(__name__)
@@ -75,11 +76,7 @@ class Loader:
                 signatures=signatures,
             )
             if self.warmup_iterations:
-                only = Core(_Only(servable), max_bytes=self.max_bytes, metrics=NoMetrics())
-                api = TensorFlowApi(only)
-                for record in read_warmup(version.folder / WARMUP_FILE):
-                    for _ in range(self.warmup_iterations):
-                        api.replay(record)
+                self._warm_up(read_warmup(version.folder / WARMUP_FILE), servable)
             return servable
         except CasemateError as error:
             code = status_of(error)
@@ -96,6 +93,19 @@ class Loader:
         finally:
             elapsed = time.perf_counter() - started
             self.metrics.loaded(str(version.folder), code, elapsed)
+
+    def _warm_up(self, records: Iterator[PredictionLog], servable: Servable) -> None:
+        first = next(records, None)
+        if first is None:
+            return
+        # Imported here: most models come without such requests, and load without it.
+        from casemate.serving.tensorflow_api import TensorFlowApi
+
+        only = Core(_Only(servable), max_bytes=self.max_bytes, metrics=NoMetrics())
+        api = TensorFlowApi(only)
+        for record in itertools.chain((first,), records):
+            for _ in range(self.warmup_iterations):
+                api.replay(record)
 
     def _runner(self, name: str, model: Engine) -> Runner:
         if self.batching is None:

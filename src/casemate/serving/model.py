@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from casemate.errors import MalformedError
+from casemate.serving import memory
 from casemate.serving.dtypes import BFLOAT16_IN_ONNX, BY_ONNX, Array
 from casemate.serving.runtime import ort
 from casemate.serving.signature import TensorSpec
+from casemate.serving.source import Identity
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
 # Up to here a model's weights are held twice, for the sake of throughput.
 _MAX_TWICE_BYTES: Final = 512 << 20
+_LOG: Final = logging.getLogger(__name__)
+_Contents: TypeAlias = Mapping[str, Identity]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +46,57 @@ class EngineOptions:
     allowed_operations: frozenset[str] = frozenset()
 
 
+class Narrow:
+    """A second session of a model, which uses one core: for requests that overlap.
+
+    It is opened when the first two do, beside them, because it takes as long and as much memory as
+    the first session. Until it is there, and where it can't be opened, the first one does for all.
+
+    Args:
+        path: the model's file.
+        contents: what the file's folder held before the first session was opened. Where it holds
+            something else by now, the second would be of another model, and isn't opened.
+        inter_op_threads: see ``EngineOptions``.
+    """
+
+    def __init__(self, path: Path, contents: _Contents, inter_op_threads: int) -> None:
+        self._path = path
+        self._contents = contents
+        self._inter_op_threads = inter_op_threads
+        self._lock = threading.Lock()
+        self._begun = False
+        self._session: ort.InferenceSession | None = None
+
+    def session(self) -> ort.InferenceSession | None:
+        """The session, or None while there is none; the first call begins to open it."""
+        with self._lock:
+            begun, self._begun = self._begun, True
+        if not begun:
+            try:
+                threading.Thread(target=self._open, name="engine_narrow", daemon=True).start()
+            except RuntimeError as error:  # no more threads
+                self._say(f"none could be opened: {error}")
+        return self._session
+
+    def _open(self) -> None:
+        started = time.perf_counter()
+        try:
+            with memory.loading():
+                session = _session(self._path, 1, self._inter_op_threads)
+            unchanged = _contents(self._path.parent) == self._contents
+        except (MalformedError, OSError) as error:
+            self._say(f"none could be opened: {error}")
+            return
+        if not unchanged:
+            self._say("none is opened, for the version's folder has changed since it was loaded")
+            return
+        self._session = session
+        self._say(f"opened in {time.perf_counter() - started:.2f} s", logging.INFO)
+
+    def _say(self, what: str, level: int = logging.WARNING) -> None:
+        _LOG.log(level, "%s: a session for requests that overlap: %s", self._path, what)
+
+
 class Model:
     """One version of a model, ready to run from any number of threads.
 
@@ -48,9 +105,7 @@ class Model:
         narrow: another of the same model that uses one core; None: ``session`` does always.
     """
 
-    def __init__(
-        self, session: ort.InferenceSession, *, narrow: ort.InferenceSession | None = None
-    ) -> None:
+    def __init__(self, session: ort.InferenceSession, *, narrow: Narrow | None = None) -> None:
         self._session = session
         self._narrow = narrow
         self._lock = threading.Lock()
@@ -71,8 +126,11 @@ class Model:
         """
         with self._lock:
             self._running += 1
-            session = self._session if self._running == 1 or not self._narrow else self._narrow
+            alone = self._running == 1
         try:
+            session = self._session
+            if self._narrow is not None and not alone:
+                session = self._narrow.session() or session
             if self._has_bfloat16:
                 return self._run_with_bfloat16(session, feeds, outputs)
             results: list[Array] = session.run(list(outputs), dict(feeds))
@@ -126,18 +184,25 @@ def load_model(path: Path, options: EngineOptions) -> Model:
         MalformedError: ``serving.model`` where ONNX Runtime can't load it.
     """
     cores = len(os.sched_getaffinity(0))
-    session = _session(path, options.intra_op_threads or cores, options.inter_op_threads)
+    contents = _contents(path.parent)
+    with memory.loading():
+        session = _session(path, options.intra_op_threads or cores, options.inter_op_threads)
     small = path.stat().st_size <= _MAX_TWICE_BYTES
     twice = not options.intra_op_threads and cores > 1 and small
-    narrow = _session(path, 1, options.inter_op_threads) if twice else None
-    _give_back_memory()
+    narrow = Narrow(path, contents, options.inter_op_threads) if twice else None
     return Model(session, narrow=narrow)
 
 
-def _give_back_memory() -> None:
-    """Return what loading took and freed again, for the allocator keeps it: about the weights."""
-    with contextlib.suppress(AttributeError):  # only glibc has this call
-        ctypes.CDLL(None).malloc_trim(0)
+def _contents(folder: Path) -> _Contents:
+    """Every file in a version's folder, for a model may keep its weights in any of them."""
+    found = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)  # noqa: PTH118 (thousands of files)
+            with contextlib.suppress(FileNotFoundError):  # a link to nothing
+                status = os.stat(path)  # noqa: PTH116
+                found[path] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found
 
 
 def _session(path: Path, intra_op_threads: int, inter_op_threads: int) -> ort.InferenceSession:

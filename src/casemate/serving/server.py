@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import ipaddress
 import logging
 import os
@@ -10,29 +11,18 @@ import resource
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-import grpc
-
-from casemate.errors import UnavailableError, UsageError
+from casemate.errors import UsageError
 from casemate.serving import logs
 from casemate.serving.batching import BatchingOptions, parse_batching
 from casemate.serving.core import Core
-from casemate.serving.discovery import HEALTH, Health, reflection_handler
 from casemate.serving.flags import ServerFlags
-from casemate.serving.grpc_service import (
-    SERVICES,
-    Endpoint,
-    open_inference_handler,
-    tensorflow_handlers,
-)
-from casemate.serving.lifecycle import Gate, Waits
+from casemate.serving.lifecycle import Gate
 from casemate.serving.loading import Loader
 from casemate.serving.metrics import DEFAULT_PATH, Metrics, NoMetrics, PrometheusMetrics
 from casemate.serving.model import EngineOptions
-from casemate.serving.open_inference import OpenInferenceApi
 from casemate.serving.registry import LoadRules, Registry
 from casemate.serving.settings import (
     ModelSettings,
@@ -40,25 +30,18 @@ from casemate.serving.settings import (
     parse_text,
     read_text_file,
 )
-from casemate.serving.ssl_config import grpc_credentials, load_ssl_config
-from casemate.serving.tensorflow_api import TensorFlowApi
+from casemate.serving.ssl_config import load_ssl_config
 from casemate.serving.watcher import Watcher
 from casemate.serving.wire.tensorflow_serving_pb2 import MonitoringConfig, SSLConfig
 
 if TYPE_CHECKING:
+    from casemate.serving.grpc_server import GrpcServer
     from casemate.serving.rest.server import RestServer
 
 
-_WINDOW_BYTES: Final = 4 << 20
-# Room beside the tensors for names and the message's own framing.
-_OVERHEAD_BYTES: Final = 64 << 10
 _FLUSH_SECONDS: Final = 0.3
-_KEEPALIVE_SECONDS: Final = 120
 _MAX_SAID: Final = 8
-_MAX_ARRIVING: Final = 256
-_MAX_LEAVING: Final = 256
-_OTHERS: Final = 64
-_POOLS: Final = ("grpc_", "rest_")
+_POOLS: Final = ("grpc_", "rest_", "engine_")
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -86,7 +69,6 @@ class Server:
         self._registry = registry
         self._core = Core(registry, max_bytes=flags.max_message_bytes, metrics=metrics)
         self._gate = Gate(flags.max_requests)
-        self._health = Health(SERVICES)
         self._watcher = Watcher(
             registry,
             poll_seconds=flags.poll_seconds,
@@ -95,10 +77,7 @@ class Server:
             apply=registry.replace,
         )
         registry.start(_models(flags))
-        # A thread for each request that may be there; few of them work at a time.
-        self._pool = ThreadPoolExecutor(_threads(flags), thread_name_prefix="grpc")
-        self._grpc = self._make_grpc()
-        self.port = self._open(grpc_credentials(tls) if tls else None)
+        self._grpc = self._make_grpc(tls)
         self._rest = self._make_rest(tls, metrics_path)
 
     def start(self) -> None:
@@ -111,21 +90,18 @@ class Server:
     def drain(self) -> None:
         """Take no new requests, finish those under way within the grace period, and end."""
         self._watcher.stop()
-        self._health.go_down()
-        # Not gRPC's own grace period: with the last request it closes the connection, and what the
-        # client has not read of the answer by then is lost.
+        self._grpc.go_down()
         if self._rest is not None:
             self._rest.stop_listening()
         self._gate.close(self._flags.grace_seconds)
         time.sleep(_FLUSH_SECONDS)
-        self._grpc.stop(None).wait()
+        self._grpc.close()
         if self._rest is not None:
             self._rest.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
         self._registry.close()
 
     def __str__(self) -> str:
-        address = _address(self._flags.host, self.port)
+        address = _address(self._flags.host, self._grpc.port)
         security = "TLS" if self._flags.ssl_config_file else "no TLS"
         models = [
             f"{name} version {state.version}"
@@ -135,29 +111,17 @@ class Server:
         rest = f", REST on port {self._rest.port}" if self._rest is not None else ""
         return f"model {', '.join(models[:_MAX_SAID])} on {address} ({security}{rest})"
 
-    def _make_grpc(self) -> grpc.Server:
-        api = TensorFlowApi(
-            self._core,
-            self._registry.replace if self._flags.reload_allowed else None,
-            tensor_content=self._flags.tensor_content,
-        )
-        endpoint = Endpoint(
+    def _make_grpc(self, tls: SSLConfig | None) -> GrpcServer:
+        # Imported here: gRPC comes in while the models are loaded.
+        from casemate.serving.grpc_server import GrpcServer
+
+        return GrpcServer(
+            self._flags,
             self._core,
             self._gate,
-            workers=self._flags.threads,
-            arrivals=Waits(_MAX_ARRIVING, self._flags.rest_timeout),
-            departures=Waits(_MAX_LEAVING, self._flags.rest_timeout),
-        )
-        return grpc.server(
-            self._pool,
-            handlers=[
-                *tensorflow_handlers(endpoint, api),
-                open_inference_handler(endpoint, OpenInferenceApi(self._core)),
-                self._health.handler(endpoint),
-                reflection_handler((*SERVICES, HEALTH)),
-            ],
-            options=_options(self._flags),
-            maximum_concurrent_rpcs=_threads(self._flags),
+            reloading=self._registry.replace if self._flags.reload_allowed else None,
+            tls=tls,
+            address=_address(self._flags.host, self._flags.port),
         )
 
     def _make_rest(self, tls: SSLConfig | None, metrics_path: str | None) -> RestServer | None:
@@ -176,30 +140,6 @@ class Server:
             metrics_path=metrics_path,
         )
         return RestServer(self._core, self._gate, options, tls)
-
-    def _open(self, credentials: grpc.ServerCredentials | None) -> int:
-        address = _address(self._flags.host, self._flags.port)
-        try:
-            if self._flags.grpc_socket_path:
-                self._grpc.add_insecure_port(f"unix:{self._flags.grpc_socket_path}")
-            if credentials is None:
-                port = self._grpc.add_insecure_port(address)
-            else:
-                port = self._grpc.add_secure_port(address, credentials)
-        except RuntimeError as error:
-            raise UnavailableError(
-                "serving.port",
-                f"can't listen on {address}",
-                field="port",
-                remedy="Is another server there, the port reserved, "
-                "or the TLS key not that of the certificate?",
-            ) from error
-        return int(port)
-
-
-def _threads(flags: ServerFlags) -> int:
-    """Requests that compute or wait for it, those on their way in or out, watchers and the like."""
-    return flags.max_requests + _MAX_ARRIVING + _MAX_LEAVING + _OTHERS
 
 
 def _models(flags: ServerFlags) -> tuple[ModelSettings, ...]:
@@ -278,6 +218,7 @@ def serve(flags: ServerFlags) -> int:
     # Before the model is loaded: a stop during start-up is a stop too.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    _import_ahead(flags)
     server = Server(flags)
     if not stop.is_set():
         server.start()
@@ -288,6 +229,20 @@ def serve(flags: ServerFlags) -> int:
     _say("stopped")
     _leave()
     return 0
+
+
+def _import_ahead(flags: ServerFlags) -> None:
+    """Import what opens the ports in a thread of its own, while this one loads models."""
+    names = ["casemate.serving.grpc_server"]
+    if flags.rest_api_port is not None:
+        names.append("casemate.serving.rest.server")
+
+    def work() -> None:
+        for name in names:
+            with contextlib.suppress(ImportError):  # whoever needs it says so
+                importlib.import_module(name)
+
+    threading.Thread(target=work, name="imports", daemon=True).start()
 
 
 def _leave() -> None:
@@ -312,23 +267,6 @@ def _allow_connections() -> None:
 
 def _say(text: str) -> None:
     _LOG.info("%s", text)
-
-
-def _options(flags: ServerFlags) -> list[tuple[str, int | str]]:
-    return [
-        ("grpc.max_receive_message_length", flags.max_message_bytes + _OVERHEAD_BYTES),
-        ("grpc.max_send_message_length", -1),
-        # A picture is larger than HTTP/2's first window; without this it waits for the client.
-        ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
-        # The window is large enough; probing for a better one sends pings with every request.
-        ("grpc.http2.bdp_probe", 0),
-        # Two servers on one port would share its connections without a word.
-        ("grpc.so_reuseport", 0),
-        # A connection whose client has vanished ends.
-        ("grpc.keepalive_time_ms", _KEEPALIVE_SECONDS * 1000),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_SECONDS * 500),
-        *flags.channel_arguments,
-    ]
 
 
 def _address(host: str, port: int) -> str:

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Final
 
-import grpc
 from google.protobuf import text_format
 
 from casemate.errors import MalformedError, UsageError
@@ -37,16 +36,6 @@ def load_ssl_config(path: Path) -> wire.SSLConfig:
             field=str(path),
         ) from error
     return parse_ssl_config(content)
-
-
-def grpc_credentials(config: wire.SSLConfig) -> grpc.ServerCredentials:
-    """The same for gRPC."""
-    certificate = config.server_cert.encode()
-    return grpc.ssl_server_credentials(
-        [(config.server_key.encode(), certificate)],
-        root_certificates=config.custom_ca.encode() if config.custom_ca else None,
-        require_client_auth=config.client_verify,
-    )
 
 
 def parse_ssl_config(content: bytes) -> wire.SSLConfig:
