@@ -67,6 +67,22 @@ def flipped(path: Path, position: int) -> Iterator[None]:
         os.close(descriptor)
 
 
+def test_a_read_across_two_blocks_of_tags_needs_both(large: SealedImageInfo) -> None:
+    header = header_of(large.path)
+    buffer = memoryview(bytearray(12 * CHUNK))
+    with open_image(large.path, KEY, large.id) as image:
+        first = (TAGS_IN_BLOCK - 5) * CHUNK
+        assert image.entry("a").offset < first
+        image.read_payload_into(buffer, first)
+        assert not any(buffer)
+    for block in (0, 1):
+        position = header.tags_start + block * TAG_SIZE * TAGS_IN_BLOCK
+        with flipped(large.path, position), pytest.raises(NotGenuineError) as caught:
+            read_chunk(large, TAGS_IN_BLOCK - 5, buffer)
+        assert caught.value.code == "image.tags"
+        assert f"block {block} " in caught.value.message
+
+
 def test_flipping_a_byte_anywhere_is_an_error_to_who_reads_there(large: SealedImageInfo) -> None:
     header, chance = header_of(large.path), random.Random(4)
     places = [chance.randrange(PAYLOAD_START, header.tags_start) for _ in range(120)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ MAX_TOC = 1 << 30
 _RECORD = struct.Struct(">BxHIIQQQIII")
 _KINDS = (EntryKind.FILE, EntryKind.DIRECTORY, EntryKind.SYMLINK, EntryKind.HARDLINK)
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}
+_NONCE = struct.Struct(">4xQ")
 _PART = rb"(?!\.{1,2}(?:/|\Z))[^/\0]{1,255}"
 _PATH = re.compile(_PART + rb"(?:/" + _PART + rb")*\Z")
 
@@ -99,6 +101,11 @@ class Header:
             PAYLOAD_START + self.payload_size + start,
             min(CHUNK_SIZE, self.toc_size - start),
         )
+
+
+def chunk_nonces(first: int, count: int) -> Iterator[bytes]:
+    """The nonces of ``count`` chunks from chunk ``first`` on: their numbers, in 12 bytes each."""
+    return map(_NONCE.pack, range(first, first + count))
 
 
 def block_digests(tags: bytes | bytearray) -> bytes:

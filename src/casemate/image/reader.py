@@ -36,6 +36,7 @@ from casemate.image.format import (
     Header,
     Prologue,
     TocEntry,
+    chunk_nonces,
     parse_header,
     parse_prologue,
     parse_toc,
@@ -153,15 +154,24 @@ class ImageFile:
                 remedy="Copy the image again; it was cut, or something was added to it.",
             )
 
-    def tag(self, index: int) -> bytes:
-        """The tag of chunk ``index``; blocks of tags are read and checked when they are needed.
+    def tags(self, first: int, count: int) -> bytes:
+        """The tags of ``count`` chunks from chunk ``first`` on, 16 bytes each.
+
+        Blocks of tags are read and checked when they are needed.
 
         Raises:
-            NotGenuineError: ``image.tags`` where the block isn't the one the header stands for,
+            NotGenuineError: ``image.tags`` where a block isn't the one the header stands for,
                 ``image.truncated``.
             UnavailableError: ``image.unreadable``.
         """
-        number, place = divmod(index, TAGS_IN_BLOCK)
+        number, place = divmod(first, TAGS_IN_BLOCK)
+        end = place + count
+        tags = self._block(number)[TAG_SIZE * place : TAG_SIZE * end]
+        if end > TAGS_IN_BLOCK:
+            tags += self.tags(first - place + TAGS_IN_BLOCK, end - TAGS_IN_BLOCK)
+        return tags
+
+    def _block(self, number: int) -> bytes:
         block = self._blocks.get(number)
         if block is None:
             block = self._read_block(number)
@@ -169,7 +179,7 @@ class ImageFile:
                 # Another thread may have made room already.
                 self._blocks.pop(next(iter(tuple(self._blocks)), 0), None)
             self._blocks[number] = block
-        return block[TAG_SIZE * place : TAG_SIZE * (place + 1)]
+        return block
 
     def _read_block(self, number: int) -> bytes:
         position, size = self.header.tag_block_span(number)
@@ -434,12 +444,13 @@ class SealedImage:
                 sealed[-1] = sealed[-1][: size + TAG_SIZE]
                 texts[-1] = texts[-1][:size]
             self._file.read_chunks(texts, first)
-            for index, each in enumerate(sealed, first):
-                each[-TAG_SIZE:] = self._file.tag(index)
+            tags = self._file.tags(first, count)
+            for place, each in enumerate(sealed):
+                each[-TAG_SIZE:] = tags[TAG_SIZE * place : TAG_SIZE * (place + 1)]
             # The loop is map's: each of Python's steps is one that other threads wait for.
             done = map(
                 self._cipher.decrypt_into,
-                map(_nonce, range(first, first + count)),
+                chunk_nonces(first, count),
                 sealed,
                 repeat(self._data),
                 [out[at : at + CHUNK_SIZE] for at in range(0, len(out), CHUNK_SIZE)],
@@ -568,10 +579,6 @@ def rewrapped_slot(path: Path, key: Secret, new_key: Secret) -> bytes:
         return wrap_content_key(content, new_key)
     finally:
         file.close()
-
-
-def _nonce(index: int) -> bytes:
-    return index.to_bytes(12, "big")
 
 
 def _changed_tags(message: str, expected: str, got: str) -> NotGenuineError:

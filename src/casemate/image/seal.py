@@ -26,6 +26,7 @@ from casemate.image.format import (
     Header,
     Prologue,
     block_digests,
+    chunk_nonces,
     encode_header,
     encode_prologue,
     encode_toc,
@@ -183,7 +184,7 @@ class _Run(NamedTuple):
 
     def nonces(self) -> Iterator[bytes]:
         """Each chunk's."""
-        return map(_nonce, range(self.first, self.first + len(self.chunks)))
+        return chunk_nonces(self.first, len(self.chunks))
 
     def of(self, table: bytearray | bytes | memoryview) -> memoryview:
         """What these chunks have in a table of 16 bytes for each chunk."""
@@ -290,10 +291,6 @@ def _digests(digester: AESGCM, run: _Run, places: list[memoryview]) -> bytes:
     # The loop is map's: each of Python's steps is one that other threads wait for.
     deque(map(digester.encrypt_into, run.nonces(), repeat(b""), run.chunks, places), 0)
     return b"".join(places[: len(run.chunks)])
-
-
-def _nonce(index: int) -> bytes:
-    return index.to_bytes(12, "big")
 
 
 @contextmanager
