@@ -17,6 +17,7 @@ from tests.support.trees import compare_trees, make_folder
 
 from casemate.image.fuse import fuse_available
 from casemate.image.storage import is_memory
+from casemate.project.programs import run_program
 from casemate_testkit.services.registry import FakeRegistry, running
 
 _LIBRARIES = f"{os.uname().machine}-linux-gnu"
@@ -83,7 +84,10 @@ def test_what_cannot_be_sealed_is_refused_with_what_could(tmp_path: Path) -> Non
     assert not image.exists()
 
 
-@pytest.mark.parametrize("way", ["mount", "open", "open --open=extract"])
+@pytest.mark.parametrize(
+    "way",
+    ["mount", "mount --writable", "open", "open --open=extract", "open --open=extract --writable"],
+)
 def test_what_is_opened_ends_with_its_program(tmp_path: Path, way: str) -> None:
     if "extract" not in way and fuse_available() is not None:
         pytest.skip(f"no mount here: {fuse_available()}")
@@ -110,9 +114,28 @@ def test_what_is_opened_ends_with_its_program(tmp_path: Path, way: str) -> None:
         said = server.stderr.readline()
         assert ("is extracted to" if "extract" in way else "is mounted on") in said
         compare_trees(folder, tmp_path / "mnt")
+        if "writable" in way:
+            (tmp_path / "mnt" / "bin" / "tool").write_text("changed")
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) == 0
     assert not os.path.ismount(tmp_path / "mnt")
+    assert list((tmp_path / "mnt").iterdir()) == []
+
+
+def test_a_layer_for_changes_is_refused_where_nothing_may_be_mounted(tmp_path: Path) -> None:
+    image, key = tmp_path / "image", tmp_path / "key"
+    (tmp_path / "mnt").mkdir()
+    casemate("key", "new", key)
+    casemate("image", "seal", make_folder(tmp_path / "tree"), image, "--key", key)
+    powerless = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+    done = run_program(
+        [
+            *(powerless if os.geteuid() == 0 else ()), *_CASEMATE, "image", "mount", str(image),
+            str(tmp_path / "mnt"), "--key", str(key), "--writable", "--dangerously-allow-disk",
+        ]
+    )  # fmt: skip
+    assert done.status == 2
+    assert "image.open" in done.stderr
     assert list((tmp_path / "mnt").iterdir()) == []
 
 

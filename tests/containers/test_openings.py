@@ -20,6 +20,8 @@ from tests.support.podman import environment, why_not
 from tests.support.rights import Podman
 from tests.support.trees import file, varied
 
+from casemate.project.programs import casemate_command
+
 _ALL = bool(os.environ.get("CASEMATE_TEST_CONTAINERS"))
 _DOCUMENT = Path(__file__).parents[2] / "docs/reference/opening.md"
 _CHOICES = ("auto", "extract", "mount")
@@ -187,6 +189,45 @@ def test_launching_in_a_container(place: Place, case: Case) -> None:
         parted, became = outcome(place, case, choice)
         assert became == expected, choice
         assert parted == ("–" if became.startswith("`") else case.parted)
+
+
+WRITABLE = {
+    "default": ((), "extracted", "image.open"),
+    "may mount, with FUSE": (("--cap-add=SYS_ADMIN", _FUSE), "mounted", "mounted"),
+    "non-root": (("--user=1000",), "extracted", "image.open"),
+    "non-root with FUSE, unconfined": (
+        ("--user=1000", "--security-opt=seccomp=unconfined", "--security-opt=unmask=ALL", _FUSE),
+        "mounted", "mounted",
+    ),
+}  # fmt: skip
+_CHANGE = """
+cd /dev/shm && mkdir open
+"$@" 2>said &
+for i in $(seq 100); do grep -q -e Ctrl-C -e '\\[image' said && break; sleep 0.1; done
+cat said
+echo changed >open/bin/busybox && head -c 7 open/bin/busybox
+kill $! && wait
+ls open
+"""
+
+
+@needs_busybox
+@pytest.mark.skipif(not _ALL, reason="runs with `make test-containers`")
+@pytest.mark.parametrize("name", WRITABLE)
+def test_an_image_is_open_for_changes_in_a_container(place: Place, name: str) -> None:
+    options, opened, mounted = WRITABLE[name]
+    own = ("unshare", "--user", "--map-root-user", "--mount") if "unconfined" in name else ()
+    for command, expected in (("open", opened), ("mount", mounted)):
+        image = casemate_command(
+            "image", command, str(place.site.images / "root.sealed"), "/dev/shm/open",
+            "--key", str(place.site.folder / "secrets/root_key"), "--writable",
+        )  # fmt: skip
+        done = place.podman.run(
+            [*own, "sh", "-c", _CHANGE, "sh", *image], options=options, mounts=[place.site.folder]
+        )
+        assert expected in done.stdout, done
+        if expected != "image.open":
+            assert done.stdout.endswith("changed"), "it isn't gone when its program is"
 
 
 @needs_busybox

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.trees import KEY, compare_trees, seal_folder
+from tests.support.failing_calls import failing, needs_failing_calls, number_of_mount, watched
+from tests.support.trees import KEY, compare_trees, file, seal_folder
 
 from casemate.errors import UsageError
 from casemate.image.fuse import fuse_available
 from casemate.image.opening import opened_on
 from casemate.image.reader import open_image
+from casemate.image.seal import seal
 from casemate.image.storage import is_memory
 from casemate.image.ways import OpenChoice, Way
+from casemate.project.programs import run_program
 
 _SHARED = Path("/dev/shm")
 _NO_MOUNT = fuse_available()
@@ -74,3 +78,43 @@ def test_a_folder_with_something_in_it_keeps_it(tmp_path: Path, memory: Path) ->
     ):
         pass
     assert (memory / "mine").read_text() == "keep"
+
+
+_SCRIPT = """
+import sys
+from pathlib import Path
+from casemate.image.opening import opened_on
+from casemate.image.reader import open_image
+from casemate.image.ways import OpenChoice
+from casemate.types import Secret
+place, writable = Path(sys.argv[2]), sys.argv[3] == "writable"
+with open_image(Path(sys.argv[1]), Secret(bytes(range(32)))) as image:
+    choice = OpenChoice(sys.argv[4])
+    with opened_on(image, place, choice, allow_disk=False, writable=writable) as held:
+        mounts = Path("/proc/self/mountinfo").read_text().count(str(place))
+        print(held.plan.way, held.plan.reason, mounts, (place / "a").read_text())
+"""
+
+
+@pytest.mark.skipif(_NO_MOUNT is not None, reason=f"no mount here: {_NO_MOUNT}")
+@needs_failing_calls
+@pytest.mark.parametrize("kind", ["fuse.casemate", "tmpfs", "overlay"])
+def test_what_can_not_be_mounted_after_all_is_extracted(
+    tmp_path: Path, memory: Path, kind: str
+) -> None:
+    """At whichever step it fails, the reason is told and nothing stays mounted."""
+    info = seal([file("a", b"sealed")], KEY, tmp_path / "image")
+    (memory / "open").mkdir()
+    how = "read-only" if kind == "fuse.casemate" else "writable"
+    script = [sys.executable, "-c", _SCRIPT, str(info.path), str(memory / "open"), how]
+    log = tmp_path / "log"
+    done = run_program(watched([*script, "auto"], log))
+    assert done.stdout.split()[0] == "mount", done.stderr
+    number = number_of_mount(log, kind)
+    done = run_program(failing([*script, "auto"], "mount", number, error="ENODEV"))
+    assert "extract" in done.stdout, done.stderr
+    assert done.stdout.split(maxsplit=1)[1].endswith("No such device 0 sealed\n"), done.stdout
+    done = run_program(failing([*script, "mount"], "mount", number, error="ENODEV"))
+    assert "No such device" in done.stderr
+    assert done.status == 1
+    assert list((memory / "open").iterdir()) == []

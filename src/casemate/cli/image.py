@@ -46,6 +46,10 @@ _id = click.option(
     metavar="HEX",
     help="Which image it must be; without it, any image under the key is taken.",
 )
+_writable = click.option(
+    "--writable", is_flag=True,
+    help="Let a mount be changed: in memory, until it ends. The image stays as it is.",
+)  # fmt: skip
 _danger = click.option(
     DANGER, "allow_disk", is_flag=True,
     help="INSECURE: let decrypted files reach a disk, or unencrypted swap.",
@@ -329,10 +333,19 @@ def extract(
 @click.argument("folder", type=_FOLDER)
 @_key
 @_id
+@_writable
 @_danger
-def mount(image: Path, folder: Path, key: Path, image_id: str | None, allow_disk: bool) -> None:
-    """Mount IMAGE on FOLDER, read-only, until Ctrl-C, SIGTERM or umount."""
-    _hold_open(image, folder, key, image_id, OpenChoice.MOUNT, allow_disk=allow_disk)
+def mount(
+    image: Path, folder: Path, key: Path, image_id: str | None, writable: bool, allow_disk: bool
+) -> None:
+    """Mount IMAGE on FOLDER, until Ctrl-C, SIGTERM or umount.
+
+    It is read-only, or with --writable as if it weren't: the image stays as it is, and whatever was
+    changed is gone with the mount.
+    """
+    _hold_open(
+        image, folder, key, image_id, OpenChoice.MOUNT, writable=writable, allow_disk=allow_disk
+    )
 
 
 @command.command(
@@ -347,12 +360,21 @@ def mount(image: Path, folder: Path, key: Path, image_id: str | None, allow_disk
     default="auto", show_default=True,
     help="Insist on a way; auto mounts where this machine allows it.",
 )  # fmt: skip
+@_writable
 @_danger
 def open_command(
-    image: Path, folder: Path, key: Path, image_id: str | None, choice: str, allow_disk: bool
+    image: Path,
+    folder: Path,
+    key: Path,
+    image_id: str | None,
+    choice: str,
+    writable: bool,
+    allow_disk: bool,
 ) -> None:
     """Open IMAGE in FOLDER, mounted or extracted to memory, until Ctrl-C or SIGTERM."""
-    _hold_open(image, folder, key, image_id, OpenChoice(choice), allow_disk=allow_disk)
+    _hold_open(
+        image, folder, key, image_id, OpenChoice(choice), writable=writable, allow_disk=allow_disk
+    )
 
 
 def _hold_open(
@@ -362,6 +384,7 @@ def _hold_open(
     image_id: str | None,
     choice: OpenChoice,
     *,
+    writable: bool,
     allow_disk: bool,
 ) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -373,7 +396,8 @@ def _hold_open(
                 held = stack.enter_context(
                     opened_on(
                         opened, folder, choice,
-                        allow_disk=allow_disk, on_error=_complain, progress=progress,
+                        allow_disk=allow_disk, writable=writable, on_error=_complain,
+                        progress=progress,
                     )
                 )  # fmt: skip
             why = f" ({held.plan.reason})" if held.plan.reason else ""

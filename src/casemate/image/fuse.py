@@ -6,7 +6,7 @@ chunk that was changed is an I/O error to whoever reads it, and is reported by n
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import errno
 import logging
 import os
@@ -22,12 +22,19 @@ from casemate.image import fuse_wire as wire
 from casemate.image.format import CHUNK_SIZE, TocEntry
 from casemate.image.fuse_helpers import DEVICE, Helpers, Storer
 from casemate.image.fuse_wire import FuseError, Node, Op, Request
+from casemate.image.mounting import (
+    MNT_DETACH,
+    MNT_FORCE,
+    MS_NODEV,
+    MS_NOSUID,
+    MS_RDONLY,
+    mount,
+    umount,
+)
 from casemate.image.reader import SealedImage
 from casemate.image.tree import EntryKind
 
 _REQUEST_ROOM = 1 << 16
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
-_MNT_FORCE, _MNT_DETACH = 1, 2
 _CAP_SYS_ADMIN = 21
 _PAGE = 4096
 _MOST_SERVERS = 4
@@ -367,25 +374,18 @@ class _Nodes:
 def _mount(descriptor: int, mountpoint: Path) -> None:
     options = f"fd={descriptor},rootmode={stat.S_IFDIR:o},user_id={os.geteuid()},"
     options += f"group_id={os.getegid()},default_permissions"
-    flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV
+    flags = MS_RDONLY | MS_NOSUID | MS_NODEV
     try:  # so that a workload under another user id can read too
-        _call_mount(mountpoint, flags, options + ",allow_other")
+        mount("casemate", mountpoint, "fuse.casemate", flags, options + ",allow_other")
     except PermissionError:
-        _call_mount(mountpoint, flags, options)
-
-
-def _call_mount(mountpoint: Path, flags: int, options: str) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    target = os.fsencode(mountpoint)
-    if libc.mount(b"casemate", target, b"fuse.casemate", ctypes.c_ulong(flags), options.encode()):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(mountpoint))
+        mount("casemate", mountpoint, "fuse.casemate", flags, options)
 
 
 def _unmount(mountpoint: Path) -> None:
     # MNT_FORCE ends the connection, so that nothing can wait for us any more; MNT_DETACH takes
     # the name away even while files are open.
-    ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(mountpoint), _MNT_FORCE | _MNT_DETACH)
+    with contextlib.suppress(OSError):  # somebody else was first
+        umount(mountpoint, MNT_FORCE | MNT_DETACH)
 
 
 def _servers_here() -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from casemate.errors import UnavailableError
 from casemate.image.extract import empty, extract
 from casemate.image.fuse import FuseMount, OnError, fuse_available
+from casemate.image.overlay import WritableMount
 from casemate.image.reader import SealedImage
 from casemate.image.storage import (
     extracted_size,
@@ -44,6 +45,7 @@ def opened_on(
     choice: OpenChoice,
     *,
     allow_disk: bool,
+    writable: bool = False,
     on_error: OnError | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Held]:
@@ -54,6 +56,7 @@ def opened_on(
         folder: an empty folder, or a name that is free.
         choice: the way to insist on.
         allow_disk: accept that decrypted bytes reach a disk.
+        writable: have a mount take changes, into memory; an extracted tree does so anyway.
         on_error: told of what goes wrong in a mount.
         progress: of an extraction: called with (bytes done, bytes to do).
 
@@ -69,7 +72,8 @@ def opened_on(
             if not folder.exists():
                 folder.mkdir()
                 stack.callback(folder.rmdir)
-            mount = FuseMount(image, folder, on_error=on_error)
+            kind = WritableMount if writable else FuseMount
+            mount = kind(image, folder, on_error=on_error)
             try:
                 stack.enter_context(mount)
             except UnavailableError as error:

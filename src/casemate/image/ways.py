@@ -97,7 +97,8 @@ def _insisted(
             field="--open",
             expected="/dev/fuse and the right to mount, in a namespace that nobody else sees",
             got=no_mount,
-            remedy="Use --open auto, which then extracts to memory.",
+            remedy="Use --open auto, of casemate launch and casemate image open: it then extracts "
+            "to memory.",
         )
     return tuple(_planned(image, Way.MOUNT, "as asked") for image in images)
 

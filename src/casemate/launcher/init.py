@@ -17,6 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 from casemate.errors import CasemateError, InternalError, UsageError
+from casemate.image import mounting
 from casemate.launcher import linux
 from casemate.launcher.isolation import Isolation, map_user
 from casemate.launcher.wire import error_message, receive_message, send_message
@@ -86,28 +87,28 @@ def _enter(root: str, isolation: Isolation) -> None:
         return
     # A mount namespace of our own: the keeper stays where it can serve FUSE and read its files.
     linux.unshare(linux.CLONE_NEWNS)
-    flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+    flags = mounting.MS_NOSUID | mounting.MS_NODEV | mounting.MS_NOEXEC
     # A container that hides parts of its /proc forbids a fresh one; the workload then goes without.
     with contextlib.suppress(OSError):
-        linux.mount("proc", f"{root}/proc", "proc", flags)
+        mounting.mount("proc", f"{root}/proc", "proc", flags)
         _guard_proc(f"{root}/proc")
     os.chdir(root)
     linux.pivot_root(".", ".")
-    linux.umount(".", linux.MNT_DETACH)
+    mounting.umount(".", mounting.MNT_DETACH)
     os.chdir("/")
 
 
 def _guard_proc(proc: str) -> None:
     """Keep root without capabilities from what /proc would still let it change or read."""
-    read_only = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY
-    flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+    read_only = mounting.MS_REMOUNT | mounting.MS_BIND | mounting.MS_RDONLY
+    flags = mounting.MS_NOSUID | mounting.MS_NODEV | mounting.MS_NOEXEC
     for name in _READ_ONLY:
         if os.path.exists(path := f"{proc}/{name}"):  # noqa: PTH110  as few imports as can be
-            linux.mount(path, path, None, linux.MS_BIND | linux.MS_REC)
-            linux.mount(None, path, None, read_only | flags)
+            mounting.mount(path, path, None, mounting.MS_BIND | mounting.MS_REC)
+            mounting.mount(None, path, None, read_only | flags)
     for name in _HIDDEN:
         if os.path.exists(path := f"{proc}/{name}"):  # noqa: PTH110
-            linux.mount("/dev/null", path, None, linux.MS_BIND)
+            mounting.mount("/dev/null", path, None, mounting.MS_BIND)
 
 
 def _start(workload: Workload) -> int:

@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from casemate.errors import UsageError
+from casemate.image import mounting
 from casemate.launcher import linux
 from casemate.launcher.options import RootChoice
 
@@ -77,7 +78,7 @@ def enter_isolation(isolation: Isolation) -> None:
     else:
         linux.unshare(_NAMESPACES)
     # Nothing that is mounted from now on reaches the host, and nothing comes from there.
-    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    mounting.mount(None, "/", None, mounting.MS_REC | mounting.MS_PRIVATE)
 
 
 def map_user(*, inside: tuple[int, int], outside: tuple[int, int]) -> None:
@@ -96,7 +97,7 @@ def _trial(isolation: Isolation) -> None:
         raise PermissionError("no CAP_SYS_ADMIN")
     enter_isolation(isolation)
     linux.unshare(linux.CLONE_NEWPID)
-    linux.mount("tmpfs", "/proc/self/cwd" if Path.cwd() != Path("/") else "/mnt", "tmpfs")
+    mounting.mount("tmpfs", "/proc/self/cwd" if Path.cwd() != Path("/") else "/mnt", "tmpfs")
 
 
 def _try(trial: Callable[[], None]) -> str | None:

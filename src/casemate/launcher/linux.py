@@ -14,16 +14,6 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 
-MS_RDONLY = 1
-MS_NOSUID = 2
-MS_NODEV = 4
-MS_NOEXEC = 8
-MS_REMOUNT = 32
-MS_BIND = 4096
-MS_REC = 16384
-MS_PRIVATE = 1 << 18
-MNT_DETACH = 2
-
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
@@ -45,25 +35,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def unshare(flags: int) -> None:
     """Leave namespaces for new ones. Raises `OSError`."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
-
-
-def mount(
-    source: str | None, target: Path | str, kind: str | None, flags: int = 0, data: str = ""
-) -> None:
-    """Mount a file system, or change a mount. Raises `OSError` that names the target."""
-    result = _libc.mount(
-        None if source is None else os.fsencode(source),
-        os.fsencode(target),
-        None if kind is None else kind.encode(),
-        ctypes.c_ulong(flags),
-        data.encode() or None,
-    )
-    _check(result, f"mount {target}")
-
-
-def umount(target: Path | str, flags: int = 0) -> None:
-    """Unmount. Raises `OSError`. Source: umount2(2)."""
-    _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), f"umount {target}")
 
 
 def pivot_root(new: str, old: str) -> None:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casemate.errors import CasemateError, UnavailableError, UsageError
+from casemate.image import mounting
 from casemate.image.extract import extract
 from casemate.image.fuse import FuseMount, fuse_available
 from casemate.image.keys import parse_key_file
+from casemate.image.overlay import mount_overlay
 from casemate.image.reader import SealedImage, open_image
 from casemate.image.storage import extracted_size, megabytes, memory_left
 from casemate.image.ways import SLACK, Planned, Wanted, Way, plan_ways
-from casemate.launcher import linux
 from casemate.launcher.isolation import Isolation
 from casemate.launcher.options import LaunchOptions
 from casemate.launcher.storage import PlainStorage
@@ -151,12 +152,11 @@ class NewRoot(contextlib.ExitStack):
             self._tell("storage", f"decrypted files are in {where}", path=str(base))
             return self._extract_root(root, base / "root")
         base = self._memory_base()
-        if plan.way is Way.MOUNT:
-            path = self._overlay(root, base)
-        else:
-            path = self._extract_root(root, base / "root")
+        path = base / "root"
+        if not self._is_mounted(root, plan, lambda: self._overlay(root, base)):
+            self._extract_root(root, path)
         # A mount point, so that it can be pivoted into.
-        linux.mount(str(path), path, None, linux.MS_BIND | linux.MS_REC)
+        mounting.mount(str(path), path, None, mounting.MS_BIND | mounting.MS_REC)
         return path
 
     def _memory_base(self) -> Path:
@@ -167,11 +167,11 @@ class NewRoot(contextlib.ExitStack):
         for base in _BASES:
             if Path(base).is_dir() and not any(file.startswith(base + "/") for file in images):
                 # Only we see it: it covers the host's folder in our mount namespace alone.
-                linux.mount(
+                mounting.mount(
                     "casemate",
                     base,
                     "tmpfs",
-                    linux.MS_NOSUID | linux.MS_NODEV,
+                    mounting.MS_NOSUID | mounting.MS_NODEV,
                     "mode=0755,size=90%",
                 )
                 return Path(base)
@@ -184,40 +184,43 @@ class NewRoot(contextlib.ExitStack):
         path.chmod(0o755)
         return path
 
-    def _overlay(self, root: Opened, base: Path) -> Path:
+    def _overlay(self, root: Opened, base: Path) -> None:
         """The image mounted, and above it a layer in memory that takes every change."""
-        lower, upper, work, merged = (base / name for name in ("lower", "upper", "work", "root"))
-        for folder in (lower, upper, work, merged):
-            folder.mkdir(mode=0o755)
-        self._fuse(root, lower)
-        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-        if self._isolation is Isolation.USER_NAMESPACE:
-            options += ",userxattr"
-        linux.mount("casemate", merged, "overlay", linux.MS_NOSUID | linux.MS_NODEV, options)
-        return merged
+        with contextlib.ExitStack() as undo:
+            (base / "lower").mkdir(mode=0o755)
+            undo.callback(self._fuse(root, base / "lower").stop)
+            (base / "root").mkdir(mode=0o755)
+            mount_overlay(base, base / "root")
+            self.push(undo.pop_all())
 
     def _volume(self, root: Path, volume: Opened, plan: Planned) -> None:
         path = root / volume.mount.mount.lstrip("/")
         os.close(_make_folders(root, volume.mount.mount))
-        if plan.way is Way.MOUNT:
-            try:
-                self._fuse(volume, path)
-                return
-            except UnavailableError as error:  # what only the attempt shows
-                left = memory_left()
-                (plan,) = plan_ways(
-                    [volume.wanted], choice=self._options.open, no_mount=error.got, left=left
-                )
-                self._announce(volume, plan, left)
-        extract(volume.image, path, restore_owner=self._is_real_root())
+        if not self._is_mounted(volume, plan, lambda: self.callback(self._fuse(volume, path).stop)):
+            extract(volume.image, path, restore_owner=self._is_real_root())
 
-    def _fuse(self, opened: Opened, path: Path) -> None:
+    def _is_mounted(self, item: Opened, plan: Planned, mount: Callable[[], object]) -> bool:
+        """Mount, if that's the plan; where only the attempt shows that it can't be, plan again."""
+        if plan.way is not Way.MOUNT:
+            return False
+        try:
+            mount()
+        except UnavailableError as error:
+            left = memory_left()
+            (plan,) = plan_ways(
+                [item.wanted], choice=self._options.open, no_mount=error.got, left=left
+            )
+            self._announce(item, plan, left)
+            return False
+        return True
+
+    def _fuse(self, opened: Opened, path: Path) -> FuseMount:
         def failed(error: CasemateError) -> None:
             self._tell("image-error", f"image {opened.mount.name}: {error}", code=error.code)
 
         mount = FuseMount(opened.image, path, on_error=failed)
         mount.start()
-        self.callback(mount.stop)
+        return mount
 
     def _devices(self, root: Path) -> None:
         for name, mode in (("dev", 0o755), ("proc", 0o555), ("tmp", 0o1777), ("run", 0o755)):
@@ -231,31 +234,31 @@ class NewRoot(contextlib.ExitStack):
             self._make_devices(root)
 
     def _bind_devices(self, root: Path) -> None:
-        flags = linux.MS_NOSUID | linux.MS_NOEXEC
-        linux.mount("casemate", root / "dev", "tmpfs", flags, "mode=0755,size=64k")
+        flags = mounting.MS_NOSUID | mounting.MS_NOEXEC
+        mounting.mount("casemate", root / "dev", "tmpfs", flags, "mode=0755,size=64k")
         for name, _, _ in _DEVICES:
             (root / "dev" / name).touch()
-            linux.mount(f"/dev/{name}", root / "dev" / name, None, linux.MS_BIND)
+            mounting.mount(f"/dev/{name}", root / "dev" / name, None, mounting.MS_BIND)
         for name, target in _LINKS:
             (root / "dev" / name).symlink_to(target)
         shared = root / "dev" / "shm"
         shared.mkdir()
-        linux.mount("casemate", shared, "tmpfs", flags | linux.MS_NODEV, "mode=1777")
+        mounting.mount("casemate", shared, "tmpfs", flags | mounting.MS_NODEV, "mode=1777")
         # Libraries size their thread pools by what this shows; read-only.
         cpus = "/sys/devices/system/cpu"
         with contextlib.suppress(OSError):
             (root / cpus.lstrip("/")).mkdir(parents=True, exist_ok=True)
-            linux.mount(cpus, root / cpus.lstrip("/"), None, linux.MS_BIND)
-            linux.mount(
+            mounting.mount(cpus, root / cpus.lstrip("/"), None, mounting.MS_BIND)
+            mounting.mount(
                 None,
                 root / cpus.lstrip("/"),
                 None,
-                linux.MS_REMOUNT
-                | linux.MS_BIND
-                | linux.MS_RDONLY
-                | linux.MS_NOSUID
-                | linux.MS_NODEV
-                | linux.MS_NOEXEC,
+                mounting.MS_REMOUNT
+                | mounting.MS_BIND
+                | mounting.MS_RDONLY
+                | mounting.MS_NOSUID
+                | mounting.MS_NODEV
+                | mounting.MS_NOEXEC,
             )
 
     def _make_devices(self, root: Path) -> None:
