@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from casemate.evidence import Tee
+from casemate.tee.platform import CHOICES
+
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy" / "helm" / "casemate"
 TOOLS = ROOT / ".cache" / "kubernetes"
@@ -19,6 +22,7 @@ VARIANTS = {
     "sgx": {"tee": {"kind": "sgx", "epc": "1Gi"}},
     "tdx": {"tee": {"kind": "tdx", "runtimeClassName": "kata-qemu-tdx"}},
     "snp": {"tee": {"kind": "snp", "runtimeClassName": "kata-qemu-snp"}},
+    "azure": {"tee": {"kind": "azure-snp", "runtimeClassName": "kata-cc-isolation"}},
     "gpu": {"tee": {"kind": "tdx", "gpus": 2}},
     "scaled": {"workload": {"autoscaling": {"enabled": True}}},
     "spread": {"workload": {"antiAffinity": "required"}},
@@ -62,6 +66,17 @@ def pod(text, component):
         ):
             return each["spec"]["template"]["spec"]
     raise AssertionError(component)
+
+
+def test_every_tee_of_a_project_can_be_deployed(tmp_path):
+    """What `casemate deploy` writes as ``tee.kind`` is what the chart's schema takes."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    kinds = schema["properties"]["tee"]["properties"]["kind"]["enum"]
+    assert sorted(kinds) == sorted(tee.value for tee in Tee if tee in CHOICES)
+    for kind in kinds:
+        spec = pod(rendered({"tee": {"kind": kind}}, tmp_path), "workload")
+        names = {volume["name"] for volume in spec["volumes"]}
+        assert ("development-root" in names) == (kind == "simulated")
 
 
 def test_lint(tmp_path):
@@ -137,7 +152,11 @@ def test_the_launcher_has_what_a_new_root_takes_and_no_more(tmp_path):
     rights = container["securityContext"]
     assert rights["capabilities"] == {"drop": ["ALL"], "add": list(LAUNCHER_CAPABILITIES)}
     assert rights["allowPrivilegeEscalation"] is False
+    assert rights["readOnlyRootFilesystem"] is True
     assert "privileged" not in rights
+    assert spec["securityContext"] == {
+        "runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"},
+    }  # fmt: skip
     _nothing_of_the_host(spec)
     mounting = pod(rendered({"workload": {"isolation": "namespace"}}, tmp_path), "workload")
     added = mounting["containers"][0]["securityContext"]["capabilities"]["add"]
@@ -155,6 +174,41 @@ def test_decrypted_files_lie_in_memory(tmp_path):
     (memory,) = [v for v in spec["volumes"] if v["name"] == "memory"]
     assert memory["emptyDir"]["medium"] == "Memory"
     assert memory["emptyDir"]["sizeLimit"] == "1Gi"
+
+
+@pytest.mark.parametrize("component", ["broker", "workload"])
+def test_secrets_are_for_their_pod_alone_and_only_to_be_read(component, tmp_path):
+    spec = pod(rendered({}, tmp_path), component)
+    secrets = {volume["name"]: volume["secret"] for volume in spec["volumes"] if "secret" in volume}
+    assert secrets
+    # The broker isn't root: its group, which is its own, has to be let in.
+    allowed = 0o440 if component == "broker" else 0o400
+    assert {each["defaultMode"] for each in secrets.values()} <= {allowed, 0o400}
+    (container,) = spec["containers"]
+    mounts = [each for each in container["volumeMounts"] if each["name"] in secrets]
+    assert {each["name"] for each in mounts} == set(secrets)
+    assert all(each["readOnly"] for each in mounts)
+
+
+def test_images_are_pinned_by_digest_where_one_is_given(tmp_path):
+    text = rendered(VARIANTS["pinned"], tmp_path)
+    for component in ("broker", "workload"):
+        (container,) = pod(text, component)["containers"]
+        assert container["image"].endswith(f"@{DIGEST}")
+
+
+def test_confidential_pods_get_their_runtime(tmp_path):
+    for variant in ("tdx", "snp", "azure"):
+        spec = pod(rendered(VARIANTS[variant], tmp_path), "workload")
+        assert spec["runtimeClassName"] == VARIANTS[variant]["tee"]["runtimeClassName"]
+    assert "runtimeClassName" not in pod(rendered({}, tmp_path), "workload")
+
+
+def test_an_update_and_a_drained_node_leave_replicas_that_serve(tmp_path):
+    found = objects(rendered({}, tmp_path))
+    update = found["Deployment", "it-workload"]["spec"]["strategy"]["rollingUpdate"]
+    assert update == {"maxUnavailable": 0, "maxSurge": 1}
+    assert found["PodDisruptionBudget", "it-workload"]["spec"]["maxUnavailable"] == 1
 
 
 def test_resources_follow_the_tee(tmp_path):

@@ -1,5 +1,6 @@
 """``casemate demo``, as people run it: as they are, in a plain container, and with Ctrl-C."""
 
+import contextlib
 import json
 import os
 import platform
@@ -7,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from tests.support import demo_data, plain_container
+from tests.support.failing_calls import interrupted, needs_failing_calls
 from tests.support.launches import descendants, gone_in_time, launch_mounts
 
 from casemate.launcher import linux
@@ -83,7 +86,17 @@ def test_in_a_plain_container_it_says_where_decrypted_files_go():
     assert "chroot" in done.stderr
 
 
-@pytest.mark.parametrize("step", [2, 3, 5, 6, 7])
+def processes_about(folder):
+    """The processes whose command line names a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(folder).encode() in entry.read_bytes():
+                found.append(int(entry.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("step", [2, 3, 6])
 def test_ctrl_c_leaves_nothing(step, tmp_path):
     output = tmp_path / "output"
     with output.open("wb") as stream:
@@ -100,3 +113,21 @@ def test_ctrl_c_leaves_nothing(step, tmp_path):
     assert process.wait(30) == 130
     assert gone_in_time(below)
     assert output.read_text().endswith("casemate: interrupted\n")
+
+
+# Where the demo starts its first program, looks by a fork what the machine allows, launches,
+# attacks a second time, and cleans up: each is the moment of a call to the kernel.
+MOMENTS = [("clone", 1), ("clone", 2), ("clone", 3), ("clone", 6), ("kill", 1)]
+
+
+@needs_failing_calls
+@pytest.mark.parametrize(("call", "number"), MOMENTS)
+def test_ctrl_c_in_the_middle_of_something_leaves_nothing(call, number, tmp_path):
+    done = subprocess.run(
+        interrupted(COMMAND, call, number), capture_output=True, text=True, timeout=100, check=False
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 130, said
+    assert done.stderr.endswith("casemate: interrupted\n"), said
+    assert "Traceback" not in said
+    assert gone_in_time(processes_about(tmp_path))

@@ -45,6 +45,15 @@ def failing(
     return [str(_STRACE), "-f", "-qq", "-o", "/dev/null", *options, *command]
 
 
+def interrupted(command: Sequence[str], name: str, number: int) -> list[str]:
+    """The command line of a program that gets Ctrl-C within its so many-th call of that name.
+
+    That of its first thread alone: a Ctrl-C is for a program, and those that it starts go on.
+    """
+    options = ("-e", f"trace={name}", "-e", f"inject={name}:signal=SIGINT:when={number}")
+    return [str(_STRACE), "-qq", "-o", "/dev/null", *options, *command]
+
+
 def number_of_mount(log: Path, kind: str) -> int:
     """Of the first mount of a kind of file system among those of its thread, as `watched` saw."""
     counts: dict[str, int] = {}
