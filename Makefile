@@ -118,12 +118,12 @@ proto: setup  ## Compile the protocol buffer definitions
 lock: setup  ## Write the locked requirements again
 	$(BIN)/pip install --quiet pip-tools
 	$(COMPILE) $(addprefix --extra ,cli image client verify policy collateral serving package demo dev) -o requirements/dev.lock pyproject.toml
-	$(COMPILE) --extra serving --extra tensorflow -c requirements/dev.lock -o requirements/tensorflow.lock pyproject.toml
 	$(COMPILE) -o requirements/fuzz.lock requirements/fuzz.in
 
 .PHONY: lock-others
-lock-others: setup  ## The same for others' clients and servers; takes minutes
+lock-others: setup  ## The same for TensorFlow, others' clients and servers; takes minutes
 	$(BIN)/pip install --quiet pip-tools
+	$(COMPILE) --extra serving --extra tensorflow -c requirements/dev.lock -o requirements/tensorflow.lock pyproject.toml
 	for each in clients tensorflow-client peers-triton peers-mlserver peers-kserve; do \
 	  $(COMPILE) -o requirements/$$each.lock requirements/$$each.in || exit 1; done
 
