@@ -35,7 +35,7 @@ def answer(values=(0.25, 0.75), shape=(1, 2), name="activation_49", **fields):
 class Peer:
     """A server at gRPC's level that says whatever it is told to."""
 
-    def __init__(self, identity=IDENTITY):
+    def __init__(self, identity=IDENTITY, port=0):
         self.reply = answer().SerializeToString()
         self.code, self.details, self.seen = None, "", []
         method = grpc.unary_unary_rpc_method_handler(self._handle)
@@ -48,11 +48,11 @@ class Peer:
             ]
         )
         if identity is None:
-            self.port = self.server.add_insecure_port("127.0.0.1:0")
+            self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
         else:
             pair = (identity.private_key.reveal(), identity.certificate)
             self.port = self.server.add_secure_port(
-                "127.0.0.1:0", grpc.ssl_server_credentials([pair])
+                f"127.0.0.1:{port}", grpc.ssl_server_credentials([pair])
             )
         self.server.start()
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from casemate.cli.predict import read_trust
-from casemate.client import Question, Resize, prepare_picture
+from casemate.cli.options import trust_options
+from casemate.client import Question, Resize, Trust, prepare_picture
 from casemate.client.load import Load, Measured, put_load
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -23,8 +24,7 @@ _BARS, _WIDTH = 16, 44
     "--cnum 8 --loop 100"
 )
 @click.option("--server", required=True, metavar="HOST:PORT", help="The model server.")
-@click.option("--crt", type=_FILE, help="The server's certificate, in PEM.")
-@click.option("--plaintext", is_flag=True, help="No TLS: anyone on the way can read and change.")
+@trust_options
 @click.option("--image", required=True, type=_FILE, help="The picture.")
 @click.option("--model", default="resnet", show_default=True, help="The model's name there.")
 @click.option(
@@ -48,8 +48,7 @@ _BARS, _WIDTH = 16, 44
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def command(
     server: str,
-    crt: Path | None,
-    plaintext: bool,
+    trust: Callable[[str], Trust],
     image: Path,
     model: str,
     cnum: int,
@@ -61,11 +60,12 @@ def command(
 ) -> int:
     """Put a load on a model server, and say how fast it answered.
 
-    Each client has a connection of its own. Exit code 6 where a request failed.
+    Each client has a connection of its own; with --policy the server is verified once, and every
+    connection is with that one. Exit code 6 where a request failed.
     """
     question = Question(
         server=server,
-        trust=read_trust(crt, plaintext=plaintext),
+        trust=trust(server),
         model=model,
         pixels=prepare_picture(image.read_bytes(), Resize.CROP),
         timeout=timeout,

@@ -108,6 +108,90 @@ def _development_root(function: _F) -> _F:
     )(function)
 
 
+def trust_options(function: _F) -> _F:
+    """Why a server is believed: gives the command ``trust``, which has a `Trust` for an address."""
+
+    @functools.wraps(function)
+    def trusting(*args: Any, **options: Any) -> Any:
+        named = {name: options.pop(name) for name in ("crt", "policy", "plaintext")}
+        knowing = {
+            name: options.pop(name) for name in ("endorsements", "bundle_key", "place", "max_age")
+        }
+
+        def trust(server: str) -> object:
+            return _trust(server, **named, **knowing)
+
+        return function(*args, trust=trust, **options)
+
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    decorated: Any = collateral_options(trusting)
+    for option in reversed(
+        (
+            click.option("--crt", type=file, help="Trust this certificate (PEM) of the server's."),
+            click.option(
+                "--policy", type=file,
+                help="Verify the server by the evidence in its certificate, under every policy of "
+                "this document, before anything is sent.",
+            ),
+            click.option(
+                "--plaintext", is_flag=True, help="No TLS: anyone on the way can read and change."
+            ),
+            click.option(
+                "--max-age", type=click.FloatRange(0, min_open=True), metavar="DAYS",
+                help="With --policy: how long ago the certificate may have been made.",
+            ),
+            click.option(
+                "--endorsements", type=file, multiple=True,
+                help="With --policy: what vendors say of hardware, files of any kind; may be given "
+                "several times.",
+            ),
+        )
+    ):  # fmt: skip
+        decorated = option(decorated)
+    return cast("_F", decorated)
+
+
+def _trust(
+    server: str, *, crt: Path | None, policy: Path | None, plaintext: bool,
+    endorsements: tuple[Path, ...], bundle_key: tuple[Path, ...], place: Any, max_age: float | None,
+) -> object:  # fmt: skip
+    """Raises: UsageError: ``client.trust`` where the options say nothing, or two things."""
+    from casemate.client import Plaintext, read_certificate, verify_server
+    from casemate.errors import UsageError
+    from casemate.policy import PolicyDocument
+    from casemate.project.collateral import load_given, now
+    from casemate.project.files import read_text
+
+    given = {"--crt": crt is not None, "--policy": policy is not None, "--plaintext": plaintext}
+    named = [name for name, it in given.items() if it]
+    if len(named) != 1:
+        raise UsageError(
+            "client.trust",
+            "say why the server is to be trusted, and only once",
+            field="trust",
+            expected=f"one of {', '.join(given)}",
+            got=" and ".join(named) or "none",
+            remedy="Give the policy that it must satisfy with --policy, or its certificate with "
+            "--crt.",
+        )
+    if crt is not None:
+        return read_certificate(crt.read_bytes())
+    if policy is None:
+        return Plaintext()
+    verified = verify_server(
+        server,
+        PolicyDocument.parse(read_text(policy, field="--policy")),
+        knowledge=load_given(endorsements, bundle_keys=bundle_key, at=now()).knowledge(place, now),
+        max_age=datetime.timedelta(days=max_age) if max_age is not None else None,
+    )
+    click.echo(
+        f"{server}: verified, {verified.appraised[0].report.tee}, launch contract "
+        f"{str(verified.launch)[:16]}…, certificate {verified.fingerprint[:16]}…",
+        err=True,
+    )
+    return verified
+
+
 def service_options(function: _F) -> _F:
     """Where services and the cache are: gives the command ``place``, a `Place`."""
     return _placed(function, flags=False)

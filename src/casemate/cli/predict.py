@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from casemate.cli.options import trust_options
 from casemate.client import (
     Answer,
-    Plaintext,
     Question,
     Resize,
     Scored,
     Trust,
     predict,
     prepare_picture,
-    read_certificate,
     top_classes,
 )
-from casemate.errors import UsageError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(
-    epilog="Example:  casemate predict --server localhost:9000 --crt server.crt --image cat.jpg"
+    epilog="Example:  casemate predict --server localhost:9000 --policy policy.toml --image cat.jpg"
 )
 @click.option("--server", required=True, metavar="HOST:PORT", help="The model server.")
-@click.option("--crt", type=_FILE, help="The server's certificate, in PEM.")
-@click.option("--plaintext", is_flag=True, help="No TLS: anyone on the way can read and change.")
+@trust_options
 @click.option("--image", required=True, type=_FILE, help="The picture.")
 @click.option("--model", default="resnet", show_default=True, help="The model's name there.")
 @click.option(
@@ -56,8 +54,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def command(
     server: str,
-    crt: Path | None,
-    plaintext: bool,
+    trust: Callable[[str], Trust],
     image: Path,
     model: str,
     resize: str,
@@ -67,12 +64,14 @@ def command(
 ) -> None:
     """Send a picture to a model server and print the likeliest classes.
 
-    The certificate is the one that the server's operator gave you, and the server must prove that
-    it holds its key.
+    With --policy the server proves by its certificate's evidence what it is, before anything is
+    sent: the key was made in a TEE, by a launcher and for a launch contract that the policy
+    accepts. With --crt the certificate is one that the server's owner gave you. Either way the
+    server must hold its key.
     """
     question = Question(
         server=server,
-        trust=read_trust(crt, plaintext=plaintext),
+        trust=trust(server),
         model=model,
         pixels=prepare_picture(image.read_bytes(), Resize(resize)),
         timeout=timeout,
@@ -86,24 +85,6 @@ def command(
     else:
         for each in classes:
             click.echo(f"{each.probability:.4f}  {each.index} {each.name}")
-
-
-def read_trust(crt: Path | None, *, plaintext: bool) -> Trust:
-    """Why a server is to be trusted, by a user's options.
-
-    Raises:
-        UsageError: ``client.trust`` where they say nothing, or two things.
-    """
-    if (crt is None) is not plaintext:
-        raise UsageError(
-            "client.trust",
-            "say why the server is to be trusted, and only once",
-            field="crt",
-            expected="either --crt or --plaintext",
-            got="both" if plaintext else "neither",
-            remedy="Give the server's certificate with --crt.",
-        )
-    return Plaintext() if crt is None else read_certificate(crt.read_bytes())
 
 
 def _report(answer: Answer, classes: tuple[Scored, ...]) -> dict[str, object]:

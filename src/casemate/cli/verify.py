@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -15,11 +17,12 @@ from casemate.evidence import Tee
 from casemate.evidence.detect import RATLS
 from casemate.policy.constraint import show
 from casemate.project.collateral import Place
-from casemate.project.files import read_file
+from casemate.project.files import read_file, replace_public
 from casemate.project.keys import read_key_hash
 from casemate.project.results import issue_result
 from casemate.project.verification import Expected, Outcome, Verification, as_one
 
+_SECONDS = 10.0
 _FILE = click.Path(dir_okay=False, path_type=Path)
 KINDS = ["auto", *(tee.value for tee in Tee if tee is not Tee.IDENTITY_KEY), RATLS]
 
@@ -28,7 +31,22 @@ KINDS = ["auto", *(tee.value for tee in Tee if tee is not Tee.IDENTITY_KEY), RAT
     epilog="Example:  casemate verify report.bin --endorsements vcek.pem "
     "--endorsements ask_ark_milan.pem"
 )
-@click.argument("evidence", type=_FILE, nargs=-1, required=True)
+@click.argument("evidence", type=_FILE, nargs=-1)
+@click.option(
+    "--server",
+    metavar="HOST:PORT",
+    help="Verify this server by its certificate, in place of EVIDENCE; it is sent nothing.",
+)
+@click.option(
+    "--save",
+    type=_FILE,
+    help="With --server and --policy: write its certificate (PEM) for other programs to pin, if "
+    "every policy accepts it.",
+)
+@click.option(
+    "--max-age", type=click.FloatRange(0, min_open=True), metavar="DAYS",
+    help="With --server: how long ago its certificate may have been made.",
+)  # fmt: skip
 @click.option(
     "--tee", type=click.Choice(KINDS), default="auto", show_default=True, help="What it is."
 )
@@ -69,6 +87,9 @@ KINDS = ["auto", *(tee.value for tee in Tee if tee is not Tee.IDENTITY_KEY), RAT
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def command(
     evidence: tuple[Path, ...],
+    server: str | None,
+    save: Path | None,
+    max_age: float | None,
     tee: str,
     endorsements: tuple[Path, ...],
     bundle_key: tuple[Path, ...],
@@ -87,7 +108,7 @@ def command(
     forecast_days: int,
     as_json: bool,
 ) -> int:
-    """Verify EVIDENCE: a quote, report, document, token, or attested certificate.
+    """Verify EVIDENCE: a quote, report, document, token, or attested certificate; or a server.
 
     Genuine means that its signatures and chain hold under the vendor's pinned root at that time;
     acceptable, that a policy says yes to what it claims. Without --policy only the first is
@@ -97,10 +118,17 @@ def command(
     Exit codes: 0 genuine (and acceptable), 3 malformed, 4 not genuine, 5 not acceptable,
     6 can't be decided with these endorsements at that time.
     """
-    if (ear is None) != (ear_key is None) or (ear is not None and len(evidence) != 1):
+    if bool(evidence) is (server is not None):
+        raise click.UsageError("give EVIDENCE, or --server")
+    if server is None and (save is not None or max_age is not None):
+        raise click.UsageError("--save and --max-age go with --server")
+    if save is not None and policy is None:
+        raise click.UsageError("--save goes with --policy: nothing else says whether to trust it")
+    pieces = len(evidence) if server is None else 1
+    if (ear is None) != (ear_key is None) or (ear is not None and pieces != 1):
         raise click.UsageError("--ear and --ear-key go together, with one EVIDENCE and --policy")
     verification = Verification.load(
-        tee=None if tee == "auto" else tee,
+        tee=RATLS if server is not None else None if tee == "auto" else tee,
         endorsements=(*endorsements, *verifier_key),
         bundle_keys=bundle_key,
         place=place,
@@ -112,20 +140,24 @@ def command(
             claims=read_file(claims, field="--claims") if claims is not None else None,
             key=read_key_hash(for_key, field="--for-key") if for_key is not None else None,
             policy=policy,
+            server=server is not None,
+            max_age=datetime.timedelta(days=max_age) if max_age is not None else None,
         ),
     )
     ahead = datetime.timedelta(days=forecast_days)
     outcomes: dict[str, Outcome] = {}
-    for path in evidence:
-        data = read_file(path, field="evidence")
+    for name, data in _pieces(evidence, server):
         outcome = verification.foretell(data, verification.verify(data), within=ahead)
-        outcomes[str(path)] = outcome
+        outcomes[name] = outcome
         for each in outcome.forecast:
-            click.echo(f"casemate verify: WARNING: {path}: {each.what}", err=True)
+            click.echo(f"casemate verify: WARNING: {name}: {each.what}", err=True)
+        if save is not None and outcome.acceptable:
+            replace_public(save, ssl.DER_cert_to_PEM_cert(data).encode())
+            click.echo(f"{save}: the certificate of {name}, to be pinned", err=True)
     if ear is not None and ear_key is not None:
         asked = decode_hex(ear_nonce, field="--ear-nonce") if ear_nonce else None
         issued = issue_result(
-            outcomes[str(evidence[0])], verification, key=ear_key, output=ear, nonce=asked
+            next(iter(outcomes.values())), verification, key=ear_key, output=ear, nonce=asked
         )
         said = "says so, for five minutes" if issued else "not written, for nothing was decided"
         click.echo(f"{ear}: {said}", err=True)
@@ -136,6 +168,16 @@ def command(
             _print(outcome, name if len(outcomes) > 1 else None)
     errors = [outcome.error for outcome in outcomes.values() if outcome.error is not None]
     return errors[0].exit_code if errors else 0
+
+
+def _pieces(evidence: tuple[Path, ...], server: str | None) -> Iterator[tuple[str, bytes]]:
+    """What is verified, with its name."""
+    if server is not None:
+        from casemate.client.fetch import fetch_certificate  # not for files
+
+        yield server, fetch_certificate(server, timeout=_SECONDS)
+    for path in evidence:
+        yield str(path), read_file(path, field="evidence")
 
 
 def _print(outcome: Outcome, name: str | None) -> None:

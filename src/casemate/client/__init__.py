@@ -1,5 +1,6 @@
-"""The predict client: a picture in, the model's classes out."""
+"""The predict client: a picture in, the model's classes out; and servers verified before that."""
 
+from casemate.client.attested import AttestedServer, verify_server
 from casemate.client.classes import Scored, class_names, top_classes
 from casemate.client.picture import Resize, prepare_picture
 from casemate.client.predict import (
@@ -14,6 +15,7 @@ from casemate.client.predict import (
 
 __all__ = [
     "Answer",
+    "AttestedServer",
     "PinnedCertificate",
     "Plaintext",
     "Question",
@@ -25,4 +27,5 @@ __all__ = [
     "prepare_picture",
     "read_certificate",
     "top_classes",
+    "verify_server",
 ]

@@ -1,7 +1,7 @@
 """Ask a model server, over a connection that is trusted for a stated reason.
 
-``Trust`` says why a server is believed. A further kind, one that appraises the Evidence in the
-server's certificate, joins the union and `open_channel`; nothing else here depends on the kinds.
+``Trust`` says why a server is believed: its certificate was given, or its evidence was verified
+(`casemate.client.attested`). Nothing but `open_channel` and what went wrong depends on the kinds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
+from casemate.client.address import split_address
+from casemate.client.attested import AttestedServer, require_same
 from casemate.client.wire import tensorflow_serving_pb2 as wire
 from casemate.errors import (
     CasemateError,
@@ -52,7 +54,7 @@ class Plaintext:
     """Trust whoever answers, and let everyone on the way read along."""
 
 
-Trust: TypeAlias = PinnedCertificate | Plaintext
+Trust: TypeAlias = PinnedCertificate | AttestedServer | Plaintext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,8 @@ def predict(question: Question) -> Answer:
 
     Raises:
         UsageError: ``client.server``, ``client.model``, ``client.refused``.
-        NotGenuineError: ``client.server-name``, ``client.server-certificate``.
+        NotGenuineError: ``client.server-name``, ``client.server-certificate``,
+            ``client.server-changed``.
         UnavailableError: ``client.unreachable``, ``client.timeout``, ``client.server-failed``.
         MalformedError: ``client.reply``, ``client.certificate``.
     """
@@ -153,17 +156,8 @@ def open_channel(question: Question, *, attempts: int = 1) -> grpc.Channel:
     Raises:
         UsageError: ``client.server``.
     """
-    host, _, port = question.server.rpartition(":")
-    valid_port = port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536
-    if not valid_port or not re.fullmatch(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", host):
-        raise UsageError(
-            "client.server",
-            "not the address of a server",
-            field="server",
-            expected="host:port, like localhost:9000",
-            got=question.server,
-        )
-    options = [
+    split_address(question.server)
+    options: list[tuple[str, str | int]] = [
         ("grpc.max_receive_message_length", _MAX_REPLY_BYTES),
         # A proxy named in the environment has no business between us and the server.
         ("grpc.enable_http_proxy", 0),
@@ -175,10 +169,15 @@ def open_channel(question: Question, *, attempts: int = 1) -> grpc.Channel:
         # Where a server goes, another may have come under the same name.
         ("grpc.dns_min_time_between_resolutions_ms", 1000),
     ]
-    if isinstance(question.trust, Plaintext):
-        return grpc.insecure_channel(question.server, options)
-    credentials = grpc.ssl_channel_credentials(root_certificates=question.trust.pem)
-    return grpc.secure_channel(question.server, credentials, options)
+    match question.trust:
+        case Plaintext():
+            return grpc.insecure_channel(question.server, options)
+        case AttestedServer() as server:
+            options += server.channel_options
+            return grpc.secure_channel(question.server, server.credentials(), options)
+        case PinnedCertificate(pem=pem):
+            credentials = grpc.ssl_channel_credentials(root_certificates=pem)
+            return grpc.secure_channel(question.server, credentials, options)
 
 
 def _service_config(attempts: int) -> str:
@@ -202,6 +201,8 @@ def _failure(question: Question, code: grpc.StatusCode, details: str) -> Casemat
     """The error that says what went wrong, and what to do about it."""
     server = question.server
     if code is grpc.StatusCode.UNAVAILABLE:
+        if isinstance(question.trust, AttestedServer):
+            require_same(question.trust, server)
         return _no_connection(server, details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return UnavailableError(

@@ -135,7 +135,7 @@ def collect(
     if kind == RATLS:
         evidence = parse_attested_certificate(data).evidence
         kind, data = evidence.tee, evidence.data
-        given = _with_sent("certificate", evidence, given)
+        given = with_sent("certificate", evidence, given)
     parts: dict[str, Part | None] = {}
     have = given
     while wanted := [each for each in needs(kind, data, have) if each.name not in parts]:
@@ -169,7 +169,7 @@ def needs(kind: str, data: bytes, given: Endorsements) -> tuple[Wanted, ...]:
             return _of_quote(data, given)
         case _ if kind == RATLS:
             evidence = parse_attested_certificate(data).evidence
-            return needs(evidence.tee, evidence.data, _with_sent("certificate", evidence, given))
+            return needs(evidence.tee, evidence.data, with_sent("certificate", evidence, given))
         case Tee.SNP:
             return _of_snp(parse_snp_report(data), given.certificates, given)
         case Tee.AZURE_TDX:
@@ -324,12 +324,12 @@ def _of_members(data: bytes, given: Endorsements) -> tuple[Wanted, ...]:
     """Each member's, with what it brings along."""
     wanted: dict[str, Wanted] = {}
     for index, member in enumerate(parse_composite_evidence(data)):
-        have = _with_sent(f"members[{index}]", member, given)
+        have = with_sent(f"members[{index}]", member, given)
         wanted |= {each.name: each for each in needs(member.tee, member.data, have)}
     return tuple(wanted.values())
 
 
-def _with_sent(where: str, evidence: Evidence, given: Endorsements) -> Endorsements:
+def with_sent(where: str, evidence: Evidence, given: Endorsements) -> Endorsements:
     """What is given, and what evidence brings along."""
     sent = sort_endorsements(
         (f"{where}.endorsements[{number}]", item)

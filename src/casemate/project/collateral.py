@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from casemate.collateral.bundle import Bundle, BundleStore, is_bundle, make_bundle, open_bundle
 from casemate.collateral.cache import CollateralCache, Taken, cache_folder
-from casemate.collateral.gather import Part, assemble, collect, gather
+from casemate.collateral.gather import Part, assemble, collect, gather, with_sent
 from casemate.collateral.intel import IntelTcb
 from casemate.collateral.wanted import VENDOR_SERVICES, Services, Wanted
 from casemate.endorsements.collection import Endorsements, sort_endorsements
@@ -120,6 +120,22 @@ class Given:
         return lambda kind, data: gather(
             kind, data, given=self.endorsements, stores=stores, source=cache
         )
+
+    def knowledge(self, place: Place, clock: Clock) -> Callable[[Evidence], Known]:
+        """What evidence is held against that brings certificates along; asks as it is needed."""
+        cache = place.cache(clock) if place.fetch or place.offline else None
+        stores = self.stores(clock)
+
+        def know(evidence: Evidence) -> Known:
+            have = self.endorsements
+            if cache is not None or stores:
+                have = gather(
+                    evidence.tee, evidence.data, given=with_sent("evidence", evidence, have),
+                    stores=stores, source=cache,
+                )  # fmt: skip
+            return Known(at=clock(), endorsements=have)
+
+        return know
 
     def stores(self, clock: Clock) -> tuple[BundleStore, ...]:
         """The bundles, as places to look in."""

@@ -26,6 +26,7 @@ from casemate.types import Sha256, Sha384
 from casemate.verify.anything import verify_anything
 from casemate.verify.checks import Check, CheckList
 from casemate.verify.forecast import Forecast, forecast_end, forecast_recovery
+from casemate.verify.ratls import check_own_word
 from casemate.verify.report import ClaimValue, VerifiedReport, claim_as_json
 from casemate.verify.roots import VENDOR_ROOTS, VendorRoots
 
@@ -40,7 +41,10 @@ class Expected:
             buffer, where one is given.
         claims: the claims buffer that it must bind, as `casemate evidence` writes it.
         key: SHA-256 of the SubjectPublicKeyInfo of the key that it must be about.
-        policy: a policy document's file; one of its policies must hold.
+        policy: a policy document's file; one of its policies must hold, of a server's certificate
+            all.
+        server: whether it is the certificate of a server, whose names and times count too.
+        max_age: how long ago such a certificate may begin.
     """
 
     report_data: bytes | None = None
@@ -48,6 +52,8 @@ class Expected:
     claims: bytes | None = None
     key: Sha256 | None = None
     policy: Path | None = None
+    server: bool = False
+    max_age: datetime.timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +198,8 @@ class Verification:
                 roots=self.roots,
                 checks=checks,
             )
+            if self.expected.server:
+                check_own_word(data, at=self.at, max_age=self.expected.max_age, checks=checks)
             claims = _check_bound(report, self.expected, checks)
         except UsageError:
             raise
@@ -205,7 +213,7 @@ class Verification:
                 error=error,
             )
         launch = claims.launch if claims is not None else _launch_of(report)
-        verdict = _appraise(self.policy, report, self.at, launch)
+        verdict = _appraise(self.policy, report, self.at, launch, every=self.expected.server)
         refusal = verdict if isinstance(verdict, NotAcceptableError) else None
         return Outcome(
             tee=kind,
@@ -323,20 +331,27 @@ def _appraise(
     report: VerifiedReport,
     at: datetime.datetime,
     launch: Sha384 | None = None,
+    *,
+    every: bool = False,
 ) -> AppraisedReport | NotAcceptableError | None:
-    """The first of the policies that holds, or every mismatch; None where nothing judges."""
+    """What the first policy that holds accepts, or every mismatch; None where nothing judges.
+
+    With ``every``, all of the policies must hold.
+    """
     if policy is None:
         return _own_judgement(report)
-    refusals = []
+    accepted, refusals = [], []
     for each in policy.policies.values():
         try:
-            return appraise(each, report, launch=launch, at=at)
+            accepted.append(appraise(each, report, launch=launch, at=at))
         except NotAcceptableError as error:
             refusals.append(error)
+    if accepted and not (every and refusals):
+        return accepted[0]
     mismatches = tuple(mismatch for error in refusals for mismatch in error.mismatches)
     return NotAcceptableError(
         "policy.mismatch",
-        "no policy of the document holds",
+        "not every policy of the document holds" if accepted else "no policy of the document holds",
         field=mismatches[0].field,
         mismatches=mismatches,
         remedy=mismatches[0].remedy,
