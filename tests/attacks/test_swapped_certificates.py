@@ -1,4 +1,4 @@
-"""A host that shows clients a certificate of its own making, or somebody else's (P29).
+"""A host that shows clients a certificate of its own making, or somebody else's.
 
 The client verifies the evidence in a server's certificate before it sends anything, and then talks
 to the holder of exactly that certificate's key. The attacker has every genuine certificate, which

@@ -64,7 +64,9 @@ def section(title, ports):
 def test_a_service_of_your_own(run, ports):
     # What `casemate new` writes has the README's ports: they are changed where it wrote them.
     _, commands = section("A service of your own", ports)
-    assert [words[0] for words in commands] == ["demo", "new", "up", "predict", "status", "down"]
+    names = [words[0] for words in commands]
+    assert names == ["demo", "new", "up", "predict", "status", "down", "verify"]
+    commands.insert(-2, commands.pop())  # what is said of other clients, while the server runs
     said = {}
     try:
         for words in commands:
@@ -78,7 +80,10 @@ def test_a_service_of_your_own(run, ports):
     finally:
         run(["down"])
     assert "Egyptian cat" in said["predict"]
-    assert "ssl_config" in said["status"]
+    assert "model_key" in said["status"]
+    assert "ssl_config" not in said["status"], "no broker has the server's key"
+    assert "acceptable" in said["verify"]
+    assert (run.folder / "server.crt").read_bytes().startswith(b"-----BEGIN CERTIFICATE")
 
 
 def test_by_hand(run, ports):

@@ -10,6 +10,8 @@ from casemate.policy import PolicyDocument
 from casemate.policy.constraint import AnyOf
 from casemate.project.build import Project, build_contract_and_policy, build_images
 from casemate.project.contracts import read_contract_file
+from casemate.protocol.contract import TlsMode
+from casemate.protocol.contract_certificate import CertificateForm, CertificatePlacement
 from casemate_testkit.pki import NOW
 
 PROJECT = """
@@ -131,6 +133,30 @@ def test_a_certificate_is_kept_while_it_lasts_and_serves_its_hosts(base):
     )
     build(base, now=NOW + datetime.timedelta(days=81))
     assert project.certificate.read_bytes() != second
+
+
+def test_a_launcher_that_makes_the_certificate_needs_no_secret_for_it(base):
+    build(base)
+    for form, files in (
+        ('"pem"', ("/etc/tls/server.key", "/etc/tls/server.crt")),
+        ('"tensorflow-serving"', ("/etc/tf_ssl.cfg",)),
+    ):
+        tls = f'form = {form}\nidentity = "attested"\nhosts = ["model.example"]\ndays = 7'
+        (base / "casemate.toml").write_text(PROJECT.replace('form = "pem"', tls))
+        project, contract = build(base)
+        assert contract.tls is TlsMode.ATTESTED
+        assert contract.certificate == CertificatePlacement(
+            form=CertificateForm(form.strip('"')), names=("model.example",), days=7, files=files,
+            mode=0o400,
+        )  # fmt: skip
+        assert contract.secret_names == ("image_key", "data_key", "token")
+        assert not project.certificate.exists(), "the one that an earlier build made"
+        assert sorted(path.name for path in project.secrets.iterdir()) == [
+            "data_key", "image_key", "token",
+        ]  # fmt: skip
+    (base / "casemate.toml").write_text(PROJECT)
+    project, contract = build(base)
+    assert (contract.tls, project.certificate.exists()) == (TlsMode.SECRET, True)
 
 
 def test_hardware_gets_its_own_policy_for_this_contract_alone(base):

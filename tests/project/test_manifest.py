@@ -29,6 +29,9 @@ def test_it_says_what_runs():
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_template_is_one(kind):
     assert Manifest.parse(project_file(kind, "a-service")).name == "a-service"
+    for attested, identity in ((False, "secret"), (True, "attested")):
+        text = project_file(kind, "a-service", attested=attested)
+        assert Manifest.parse(text).tls.identity == identity
 
 
 @pytest.mark.parametrize(
@@ -47,8 +50,10 @@ def test_every_template_is_one(kind):
         ('name = "model"', 'name = "../root"', "project.images[1].name"),
         ('source = "model"', 'source = "model"\nkey = "ssl_config"', "project.secrets"),
         ('form = "tensorflow-serving"', 'form = "plain"', "project.tls.form"),
-        ('form = "tensorflow-serving"', 'form = "none"', "hosts"),
+        ('form = "tensorflow-serving"', 'form = "none"', "identity, hosts"),
         ('hosts = ["localhost"]', "hosts = []", "project.tls.hosts"),
+        ('identity = "secret"', 'identity = "broker"', "project.tls.identity"),
+        ('identity = "secret"', 'days = "7"', "project.tls.days"),
         ("port = 50051", "port = 65536", "project.broker.port"),
         ('kind = "simulated"', 'kind = "none"', "project.tee.kind"),
         ('kind = "simulated"', 'kind = "identity-key"', "project.tee.kind"),

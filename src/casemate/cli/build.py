@@ -48,6 +48,8 @@ def build(project: Project) -> dict[str, object]:
     digest = str(contract.digest())
     click.echo(f"{project.contract.name}: digest {digest[:16]}…", err=True)
     click.echo(f"{project.policy.name}: releases {', '.join(contract.secret_names)}", err=True)
+    if contract.certificate is not None:
+        click.echo(f"{project.policy.name}: clients verify the server under it", err=True)
     if project.certificate.exists():
         click.echo(f"{project.certificate.name}: for clients", err=True)
     return {

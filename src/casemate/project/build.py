@@ -28,7 +28,14 @@ from casemate.project.files import (
     write_public,
 )
 from casemate.project.keys import load_public_key, make_identity_key
-from casemate.project.manifest import FILE_NAME, ImageSource, Manifest, TlsForm
+from casemate.project.manifest import (
+    FILE_NAME,
+    ImageSource,
+    Manifest,
+    TlsForm,
+    TlsIdentityFrom,
+    TlsSource,
+)
 from casemate.project.policies import policy_for_launcher
 from casemate.project.sources import read_source
 from casemate.project.tls import make_tls_identity, tensorflow_serving_ssl_config
@@ -39,6 +46,7 @@ from casemate.protocol.contract import (
     SecretPlacement,
     TlsMode,
 )
+from casemate.protocol.contract_certificate import CertificateForm, CertificatePlacement
 from casemate.tee.simulated import DevelopmentRoot, measure_launcher
 from casemate.types import Sha384
 
@@ -210,7 +218,7 @@ def _contract(project: Project, images: Mapping[str, Sha384]) -> LaunchContract:
     manifest = project.manifest
     tls = [
         SecretPlacement(name=name, path=path, mode=_TLS_MODE)
-        for name, path in manifest.tls.placements.items()
+        for name, path in manifest.tls.secrets.items()
     ]
     others = [
         SecretPlacement(name=each.name, path=each.path, mode=_octal(each.name, each.mode))
@@ -232,8 +240,21 @@ def _contract(project: Project, images: Mapping[str, Sha384]) -> LaunchContract:
         broker=BrokerIdentity(
             address=project.broker_address, key=load_public_key(project.identity_public)
         ),
-        tls=TlsMode.NONE if manifest.tls.form is TlsForm.NONE else TlsMode.SECRET,
+        tls=TlsMode.NONE
+        if manifest.tls.form is TlsForm.NONE
+        else TlsMode(manifest.tls.identity.value),
+        certificate=_certificate(manifest.tls),
     )
+
+
+def _certificate(tls: TlsSource) -> CertificatePlacement | None:
+    """What the launcher mints, where it is to."""
+    if tls.identity is not TlsIdentityFrom.ATTESTED:
+        return None
+    return CertificatePlacement(
+        form=CertificateForm(tls.form.value), names=tls.hosts, days=tls.days,
+        files=tuple(tls.placements.values()), mode=_TLS_MODE,
+    )  # fmt: skip
 
 
 def _policy(project: Project, contract: LaunchContract) -> PolicyDocument:
@@ -269,10 +290,13 @@ def _policy(project: Project, contract: LaunchContract) -> PolicyDocument:
 
 def _build_tls(project: Project, now: datetime.datetime) -> None:
     tls = project.manifest.tls
-    wanted = [project.secrets / name for name in tls.placements]
-    if not wanted or (all(path.exists() for path in wanted) and _serves(project, now)):
+    wanted = [project.secrets / name for name in tls.secrets]
+    if not wanted:
+        project.certificate.unlink(missing_ok=True)  # that of an earlier build is nobody's any more
         return
-    identity = make_tls_identity(tls.hosts, now=now)
+    if all(path.exists() for path in wanted) and _serves(project, now):
+        return
+    identity = make_tls_identity(tls.hosts, now=now, days=tls.days)
     if tls.form is TlsForm.PEM:
         replace_private(project.secrets / "tls_key", identity.private_key.reveal())
         replace_private(project.secrets / "tls_certificate", identity.certificate)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from casemate.encoding import MapReader
 from casemate.errors import MalformedError
 from casemate.evidence import Tee
+from casemate.protocol.contract_certificate import DEFAULT_DAYS
 from casemate.tee.platform import CHOICES
 
 FILE_NAME = "casemate.toml"
@@ -34,6 +35,15 @@ class TlsForm(StrEnum):
     TENSORFLOW_SERVING = "tensorflow-serving"
     PEM = "pem"
     NONE = "none"
+
+
+class TlsIdentityFrom(StrEnum):
+    """Where the workload's TLS identity comes from."""
+
+    SECRET = "secret"  # noqa: S105
+    """The build makes it, and the broker releases it."""
+    ATTESTED = "attested"
+    """The launcher makes it in the TEE, with a certificate that carries evidence of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,17 +91,27 @@ class SecretSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsSource:
-    """The TLS identity that the build makes.
+    """The TLS identity that the build makes, or the launcher.
 
     Args:
         form: how the workload reads it.
+        identity: who makes it.
         hosts: what the certificate is for.
-        placements: secret name to path in the new root.
+        days: how long it is valid.
+        placements: secret name to path in the new root; the names mean nothing where the launcher
+            makes it.
     """
 
     form: TlsForm
+    identity: TlsIdentityFrom
     hosts: tuple[str, ...]
+    days: int
     placements: Mapping[str, str]
+
+    @property
+    def secrets(self) -> Mapping[str, str]:
+        """Those placements that the broker holds a secret for."""
+        return self.placements if self.identity is TlsIdentityFrom.SECRET else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +245,13 @@ def _tls(table: MapReader) -> TlsSource:
     hosts: tuple[str, ...] = ("localhost",)
     if form is not TlsForm.NONE and "hosts" in table.names():
         hosts = table.take_texts("hosts")
+    identity, days = TlsIdentityFrom.SECRET, DEFAULT_DAYS
+    if form is not TlsForm.NONE:
+        named = table.take_optional("identity", str) or identity.value
+        if named not in set(TlsIdentityFrom):
+            raise _wrong("project.tls.identity", " or ".join(TlsIdentityFrom), named)
+        identity = TlsIdentityFrom(named)
+        days = table.take_optional("days", int) or days
     match form:
         case TlsForm.TENSORFLOW_SERVING:
             path = table.take_optional("path", str) or "/etc/tf_ssl.cfg"
@@ -239,7 +266,10 @@ def _tls(table: MapReader) -> TlsSource:
     table.finish()
     if not hosts:
         raise _wrong("project.tls.hosts", "at least one name", "an empty array")
-    return TlsSource(form=form, hosts=hosts, placements=MappingProxyType(placements))
+    return TlsSource(
+        form=form, identity=identity, hosts=hosts, days=days,
+        placements=MappingProxyType(placements),
+    )  # fmt: skip
 
 
 def _broker(table: MapReader | None) -> tuple[str, int]:
@@ -274,7 +304,7 @@ def _check_names(manifest: Manifest) -> None:
             "secrets",
             [
                 *{image.key for image in manifest.images},
-                *manifest.tls.placements,
+                *manifest.tls.secrets,
                 *(secret.name for secret in manifest.secrets),
             ],
         ),
