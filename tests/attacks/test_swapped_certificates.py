@@ -26,7 +26,8 @@ from tests.support.attested_servers import (
     spki_hash,
 )
 
-from casemate.client import Question, predict, verify_server
+from casemate.client import Question, predict
+from casemate.client.attested import verify_server
 from casemate.errors import CasemateError, MalformedError, NotAcceptableError, NotGenuineError
 from casemate.evidence import Evidence, Tee
 from casemate.evidence.message import PresentedEvidence

@@ -16,7 +16,8 @@ from tests.client.test_predict import Peer
 from tests.support.attested import policy_document
 from tests.support.attested_servers import CONTRACT, NAMES, listening, minted
 
-from casemate.client import AttestedServer, verify_server
+from casemate.client import AttestedServer
+from casemate.client.attested import verify_server
 from casemate.client.fetch import fetch_certificate
 from casemate.endorsements.collection import Endorsements
 from casemate.errors import InternalError, UnavailableError, UsageError

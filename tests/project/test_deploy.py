@@ -46,7 +46,18 @@ def test_values_are_public_and_secrets_are_not(base):
     for value in held.values():
         assert value not in values.read_text()
     assert b"canary" not in values.read_bytes()
-    assert objects["casemate-server-certificate"]["kind"] == "ConfigMap"
+    believed = objects["casemate-server-certificate"]
+    assert (believed["kind"], set(believed["data"])) == ("ConfigMap", {"server.crt", "policy.toml"})
+
+
+def test_clients_get_a_policy_where_the_launcher_makes_the_certificate(base):
+    text = PROJECT.replace('form = "pem"', 'form = "pem"\nidentity = "attested"')
+    (base / "casemate.toml").write_text(text)
+    project, _, secrets = deployed(base, server="casemate-broker")
+    objects = {each["metadata"]["name"]: each for each in yaml.safe_load_all(secrets.read_text())}
+    believed = objects["casemate-server-certificate"]["data"]
+    assert believed == {"policy.toml": project.policy.read_text()}
+    assert not set(objects["casemate-secrets"]["data"]) & {"tls_key", "tls_certificate"}
 
 
 def test_a_broker_that_a_cluster_could_not_find_is_refused(base):

@@ -8,7 +8,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from tests.client.test_predict import Peer, answer
 from tests.project.conftest import written
+from tests.support.attested import policy_document
+from tests.support.attested_servers import CONTRACT, OTHER_CONTRACT, minted
+from tests.support.demo_data import demo_file
+from tests.support.launches import root_choices
 
 from casemate.image.oci import read_container_image
 from casemate.image.tree import EntryKind
@@ -88,6 +93,45 @@ def test_the_launcher_in_its_image_measures_as_the_policy_says(layout, tmp_path)
         [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=60
     )
     assert done.stdout.strip() == str(measure_launcher()), done.stderr
+
+
+@pytest.mark.skipif("chroot" not in root_choices(), reason="needs the right to chroot")
+@pytest.mark.parametrize("name", ["policy", "other"])
+def test_the_client_in_its_image_verifies_a_server(layout, tmp_path, name):
+    """With the interpreter and the libraries of its image alone."""
+    folder, packaged = layout
+    root = tmp_path / "root"
+    tree = read_container_image(folder, packaged[Part.CLIENT].reference, limit=1 << 30)
+    for entry in tree.entries:
+        path = root / entry.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if entry.kind is EntryKind.DIRECTORY:
+            path.mkdir(exist_ok=True)
+        elif entry.kind is EntryKind.SYMLINK:
+            path.symlink_to(entry.target)
+        else:
+            with entry.source.path.open("rb") as file:
+                file.seek(entry.source.offset)
+                path.write_bytes(file.read(entry.size))
+            path.chmod(entry.mode)
+    contract = {"policy": CONTRACT, "other": OTHER_CONTRACT}[name]
+    (root / "policy.toml").write_text(policy_document(contract).render())
+    (root / "dev" / "urandom").write_bytes(os.urandom(1 << 16))  # gRPC insists on seeing it
+    (root / "cat.jpg").write_bytes(demo_file("cat.jpg").read_bytes())
+    peer = Peer(minted())
+    peer.reply = answer(values=[1.0, *[0.0] * 999], shape=(1, 1000)).SerializeToString()
+    try:
+        done = subprocess.run(
+            ["/usr/bin/python3", "-I", "-m", "casemate.cli.main", "predict", "--policy",
+             "/policy.toml", "--server", f"127.0.0.1:{peer.port}", "--image", "/cat.jpg"],
+            capture_output=True, text=True, env={}, timeout=60, check=False,
+            preexec_fn=lambda: (os.chroot(root), os.chdir("/")),
+        )  # fmt: skip
+    finally:
+        peer.server.stop(None).wait()
+    assert (done.returncode, len(peer.seen)) == ((0, 1) if name == "policy" else (5, 0)), (
+        done.stderr
+    )
 
 
 def test_an_archive_of_dockers_holds_the_same(layout, tmp_path):

@@ -6,9 +6,13 @@ import datetime
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+
+if TYPE_CHECKING:
+    from casemate.client import Trust
+    from casemate.project.collateral import Place
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -113,18 +117,17 @@ def trust_options(function: _F) -> _F:
 
     @functools.wraps(function)
     def trusting(*args: Any, **options: Any) -> Any:
-        named = {name: options.pop(name) for name in ("crt", "policy", "plaintext")}
-        knowing = {
-            name: options.pop(name) for name in ("endorsements", "bundle_key", "place", "max_age")
-        }
+        reasons = {name: options.pop(name) for name in ("crt", "policy", "plaintext")}
+        knowing = {name: options.pop(name) for name in ("endorsements", "bundle_key", "max_age")}
+        named = {name: options.pop(name) for name in (*_PLACE, *_FLAGS)}
 
-        def trust(server: str) -> object:
-            return _trust(server, **named, **knowing)
+        def trust(server: str) -> Trust:
+            return _trust(server, **reasons, **knowing, named=named)
 
         return function(*args, trust=trust, **options)
 
     file = click.Path(exists=True, dir_okay=False, path_type=Path)
-    decorated: Any = collateral_options(trusting)
+    decorated: Any = _with_place(_keyed(cast("_F", trusting)), flags=True)
     for option in reversed(
         (
             click.option("--crt", type=file, help="Trust this certificate (PEM) of the server's."),
@@ -152,25 +155,33 @@ def trust_options(function: _F) -> _F:
 
 
 def _trust(
-    server: str, *, crt: Path | None, policy: Path | None, plaintext: bool,
-    endorsements: tuple[Path, ...], bundle_key: tuple[Path, ...], place: Any, max_age: float | None,
-) -> object:  # fmt: skip
-    """Raises: UsageError: ``client.trust`` where the options say nothing, or two things."""
-    from casemate.client import Plaintext, read_certificate, verify_server
+    server: str,
+    *,
+    crt: Path | None,
+    policy: Path | None,
+    plaintext: bool,
+    endorsements: tuple[Path, ...],
+    bundle_key: tuple[Path, ...],
+    max_age: float | None,
+    named: dict[str, Any],
+) -> Trust:
+    """What the options of `trust_options` mean for a server.
+
+    Raises:
+        UsageError: ``client.trust`` where they say nothing, or two things.
+    """
+    from casemate.client import Plaintext, read_certificate
     from casemate.errors import UsageError
-    from casemate.policy import PolicyDocument
-    from casemate.project.collateral import load_given, now
-    from casemate.project.files import read_text
 
     given = {"--crt": crt is not None, "--policy": policy is not None, "--plaintext": plaintext}
-    named = [name for name, it in given.items() if it]
-    if len(named) != 1:
+    reasons = [name for name, it in given.items() if it]
+    if len(reasons) != 1:
         raise UsageError(
             "client.trust",
             "say why the server is to be trusted, and only once",
             field="trust",
             expected=f"one of {', '.join(given)}",
-            got=" and ".join(named) or "none",
+            got=" and ".join(reasons) or "none",
             remedy="Give the policy that it must satisfy with --policy, or its certificate with "
             "--crt.",
         )
@@ -178,10 +189,16 @@ def _trust(
         return read_certificate(crt.read_bytes())
     if policy is None:
         return Plaintext()
+    from casemate.client.attested import verify_server  # verifying takes libraries that few need
+    from casemate.policy import PolicyDocument
+    from casemate.project.collateral import load_given, now
+    from casemate.project.files import read_text
+
+    given_files = load_given(endorsements, bundle_keys=bundle_key, at=now())
     verified = verify_server(
         server,
         PolicyDocument.parse(read_text(policy, field="--policy")),
-        knowledge=load_given(endorsements, bundle_keys=bundle_key, at=now()).knowledge(place, now),
+        knowledge=given_files.knowledge(_place_of(named), now),
         max_age=datetime.timedelta(days=max_age) if max_age is not None else None,
     )
     click.echo(
@@ -202,36 +219,49 @@ def collateral_options(function: _F) -> _F:
 
     Gives the command ``place``, a `casemate.project.collateral.Place`, and ``bundle_key``.
     """
-    keyed = click.option(
+    return _placed(_keyed(function), flags=True)
+
+
+def _keyed(function: _F) -> _F:
+    return click.option(
         "--bundle-key",
         type=click.Path(dir_okay=False, path_type=Path),
         multiple=True,
         help="Take collateral bundles of this public key alone; may be given several times.",
     )(function)
-    return _placed(keyed, flags=True)
 
 
 def _placed(function: _F, *, flags: bool) -> _F:
     @functools.wraps(function)
     def placed(*args: Any, **options: Any) -> Any:
-        from casemate.collateral.wanted import Services  # not for commands without collateral
-        from casemate.project.collateral import Place
+        named = {name: options.pop(name) for name in (*_PLACE, *(_FLAGS if flags else ()))}
+        return function(*args, place=_place_of({"fetch": not flags, **named}), **options)
 
-        named = {name: options.pop(name) for name in _SERVICES}
-        fetch, offline = options.pop("fetch", not flags), options.pop("offline", False)
-        if fetch and offline:
-            raise click.UsageError("--fetch and --offline exclude each other")
-        place = Place(
-            folder=options.pop("collateral_cache"),
-            services=Services(**{name: value for name, value in named.items() if value}),
-            tls_ca=options.pop("tls_ca"),
-            fetch=fetch,
-            offline=offline,
-            warn=lambda text: click.echo(f"casemate: WARNING: {text}", err=True),
-        )
-        return function(*args, place=place, **options)
+    return _with_place(cast("_F", placed), flags=flags)
 
-    decorated: Any = placed
+
+def _place_of(named: dict[str, Any]) -> Place:
+    """A `Place` out of the options of `_with_place`."""
+    from casemate.collateral.wanted import Services  # not for commands without collateral
+    from casemate.project.collateral import Place
+
+    services = {name: named[name] for name in _SERVICES if named[name]}
+    fetch, offline = named["fetch"], named.get("offline", False)
+    if fetch and offline:
+        raise click.UsageError("--fetch and --offline exclude each other")
+    return Place(
+        folder=named["collateral_cache"],
+        services=Services(**services),
+        tls_ca=named["tls_ca"],
+        fetch=fetch,
+        offline=offline,
+        warn=lambda text: click.echo(f"casemate: WARNING: {text}", err=True),
+    )
+
+
+def _with_place(function: _F, *, flags: bool) -> _F:
+    """Options that say where services and the cache are, and with ``flags`` whether to ask them."""
+    decorated: Any = function
     for name, whose in reversed(_SERVICES.items()):
         text = f"Ask {whose} at this address."
         decorated = click.option(f"--{name}", metavar="URL", help=text)(decorated)
@@ -261,3 +291,4 @@ _FLAGS = {
     "fetch": "Fetch what is missing from the vendors' services, through the cache.",
     "offline": "Take what is missing from the cache, and ask nobody.",
 }
+_PLACE = (*_SERVICES, "tls_ca", "collateral_cache")

@@ -22,7 +22,6 @@ from casemate.project.keys import read_key_hash
 from casemate.project.results import issue_result
 from casemate.project.verification import Expected, Outcome, Verification, as_one
 
-_SECONDS = 10.0
 _FILE = click.Path(dir_okay=False, path_type=Path)
 KINDS = ["auto", *(tee.value for tee in Tee if tee is not Tee.IDENTITY_KEY), RATLS]
 
@@ -173,9 +172,9 @@ def command(
 def _pieces(evidence: tuple[Path, ...], server: str | None) -> Iterator[tuple[str, bytes]]:
     """What is verified, with its name."""
     if server is not None:
-        from casemate.client.fetch import fetch_certificate  # not for files
+        from casemate.client.fetch import SECONDS, fetch_certificate  # not for files
 
-        yield server, fetch_certificate(server, timeout=_SECONDS)
+        yield server, fetch_certificate(server, timeout=SECONDS)
     for path in evidence:
         yield str(path), read_file(path, field="evidence")
 

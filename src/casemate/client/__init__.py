@@ -1,15 +1,16 @@
-"""The predict client: a picture in, the model's classes out; and servers verified before that."""
+"""The predict client: a picture in, the model's classes out.
 
-from casemate.client.attested import AttestedServer, verify_server
+`casemate.client.attested` verifies a server before anything is sent to it.
+"""
+
 from casemate.client.classes import Scored, class_names, top_classes
 from casemate.client.picture import Resize, prepare_picture
-from casemate.client.predict import (
-    Answer,
+from casemate.client.predict import Answer, Question, predict
+from casemate.client.trust import (
+    AttestedServer,
     PinnedCertificate,
     Plaintext,
-    Question,
     Trust,
-    predict,
     read_certificate,
 )
 
@@ -27,5 +28,4 @@ __all__ = [
     "prepare_picture",
     "read_certificate",
     "top_classes",
-    "verify_server",
 ]

@@ -9,6 +9,8 @@ import ssl
 from casemate.client.address import split_address
 from casemate.errors import CasemateError, NotGenuineError, UnavailableError
 
+SECONDS = 10.0
+"""How long a server may take to show its certificate."""
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_MESSAGE", "PACKET_LENGTH_TOO_LONG")
 _NOT_ITS_KEY = ("BAD_SIGNATURE", "DIGEST_CHECK_FAILED", "WRONG_SIGNATURE_TYPE")
 

@@ -1,16 +1,14 @@
 """Ask a model server, over a connection that is trusted for a stated reason.
 
-``Trust`` says why a server is believed: its certificate was given, or its evidence was verified
-(`casemate.client.attested`). Nothing but `open_channel` and what went wrong depends on the kinds.
+Nothing but `open_channel` and what went wrong depends on the reason (`casemate.client.trust`).
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 import grpc
 import numpy as np
@@ -18,7 +16,13 @@ import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
 from casemate.client.address import split_address
-from casemate.client.attested import AttestedServer, require_same
+from casemate.client.trust import (
+    AttestedServer,
+    PinnedCertificate,
+    Plaintext,
+    Trust,
+    require_same,
+)
 from casemate.client.wire import tensorflow_serving_pb2 as wire
 from casemate.errors import (
     CasemateError,
@@ -35,26 +39,6 @@ OUTPUT: Final = "activation_49"
 _MAX_REPLY_BYTES: Final = 16 << 20
 _MAX_KEPT_BYTES: Final = 64 << 20
 _MAX_ATTEMPTS: Final = 5  # gRPC takes no more
-_CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PinnedCertificate:
-    """Trust the server that holds the key of this certificate, or of one that it signed.
-
-    Args:
-        pem: the certificate in PEM. It must name the host that is asked.
-    """
-
-    pem: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Plaintext:
-    """Trust whoever answers, and let everyone on the way read along."""
-
-
-Trust: TypeAlias = PinnedCertificate | AttestedServer | Plaintext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,22 +67,6 @@ class Answer:
     model: str
     version: int
     scores: tuple[float, ...]
-
-
-def read_certificate(pem: bytes) -> PinnedCertificate:
-    """Take a certificate file's content.
-
-    Raises:
-        MalformedError: ``client.certificate`` where it isn't PEM.
-    """
-    if not _CERTIFICATE.search(pem):
-        raise MalformedError(
-            "client.certificate",
-            "not a certificate",
-            field="crt",
-            expected="a certificate in PEM",
-        )
-    return PinnedCertificate(pem=pem)
 
 
 def predict(question: Question) -> Answer:

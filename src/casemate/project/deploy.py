@@ -83,15 +83,17 @@ def _objects(project: Project) -> list[dict[str, object]]:
     if project.manifest.tee.kind is Tee.SIMULATED:
         root = {"development-root.pem": read_file(project.development_root, field="tee")}
         objects.append(_secret("casemate-development-root", root))
+    believed = {"policy.toml": read_text(project.policy, field="policy")}
     if project.certificate.exists():
-        objects.append(
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": {"name": "casemate-server-certificate"},
-                "data": {"server.crt": project.certificate.read_text()},
-            }
-        )
+        believed["server.crt"] = project.certificate.read_text()
+    objects.append(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "casemate-server-certificate"},
+            "data": believed,
+        }
+    )
     return objects
 
 
