@@ -34,7 +34,7 @@ $(DATA)/.stamp: src/casemate/project/demo/data.py | setup
 data: $(DATA)/.stamp  ## Fetch the demo's weights and picture, checked by hash
 
 .PHONY: demo
-demo: data  ## Serve a real model confidentially, classify a real picture, refuse three attacks
+demo: data  ## Serve a real model confidentially, classify a real picture, refuse four attacks
 	@$(BIN)/casemate demo --cache $(DATA)
 
 .PHONY: test

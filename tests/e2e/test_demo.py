@@ -28,6 +28,7 @@ TITLES = (
     "Start the broker",
     "Launch",
     "Classify",
+    "Launch it with a key made in the TEE",
     "Attack",
     "Clean up",
 )
@@ -54,10 +55,12 @@ def assert_shows_everything(report):
         (5, "policy.mismatch"),
         (5, "policy.mismatch"),
         (4, "image.chunk-corrupt"),
+        (4, "ratls.key"),
     ]
     assert "measurement" in report["refusals"][0]["reason"]
     assert "launch contract" in report["refusals"][1]["reason"]
     assert "was changed" in report["refusals"][2]["reason"]
+    assert "sent nothing" in report["refusals"][3]["reason"]
 
 
 def test_it_shows_the_whole_flow_and_leaves_nothing():
@@ -66,7 +69,7 @@ def test_it_shows_the_whole_flow_and_leaves_nothing():
     )
     assert done.returncode == 0, done.stderr
     for number, title in enumerate(TITLES, 1):
-        assert f"{number}/8 {title}" in done.stderr
+        assert f"{number}/9 {title}" in done.stderr
     assert_shows_everything(json.loads(done.stdout))
 
 
@@ -96,7 +99,7 @@ def processes_about(folder):
     return found
 
 
-@pytest.mark.parametrize("step", [2, 3, 6])
+@pytest.mark.parametrize("step", [2, 3, 6, 7])
 def test_ctrl_c_leaves_nothing(step, tmp_path):
     output = tmp_path / "output"
     with output.open("wb") as stream:
@@ -104,7 +107,7 @@ def test_ctrl_c_leaves_nothing(step, tmp_path):
             COMMAND, stdout=stream, stderr=stream, env=os.environ | {"PYTHONUNBUFFERED": "1"}
         )
     deadline = time.monotonic() + 60
-    while f"{step}/8" not in output.read_text():
+    while f"{step}/9" not in output.read_text():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -117,7 +120,7 @@ def test_ctrl_c_leaves_nothing(step, tmp_path):
 
 # Where the demo starts its first program, looks by a fork what the machine allows, launches,
 # attacks a second time, and cleans up: each is the moment of a call to the kernel.
-MOMENTS = [("clone", 1), ("clone", 2), ("clone", 3), ("clone", 6), ("kill", 1)]
+MOMENTS = [("clone", 1), ("clone", 2), ("clone", 3), ("clone", 8), ("kill", 1)]
 
 
 @needs_failing_calls

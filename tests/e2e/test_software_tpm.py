@@ -8,14 +8,21 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
+from tests.support.attested_servers import listening
 from tests.support.launches import CANARY, busybox_root, launch_site, needs_busybox
 from tests.support.tpms import needs_tpm
 from tests.support.trees import directory, file, symlink
 
+from casemate.client.attested import verify_server
+from casemate.evidence import Tee
+from casemate.policy import PolicyDocument
 from casemate.project.programs import casemate_command, pick_port, run_program
+from casemate.project.tls import TlsIdentity
+from casemate.protocol.contract_certificate import CertificateForm, CertificatePlacement
 from casemate.protocol.registers import TPM_PCR
 from casemate.tee.tpm_commands import TpmCommands
 from casemate.tee.tpm_link import open_tpm
+from casemate.types import Secret
 from casemate_testkit.software_tpm import SoftwareTpm
 
 pytestmark = [needs_busybox, needs_tpm, pytest.mark.e2e]
@@ -113,3 +120,26 @@ def test_a_machine_without_a_tpm_starts_nothing(tmp_path):
         assert time.monotonic() - began < 10
     assert done.status == 2
     assert "tee.absent" in done.stderr
+
+
+def test_a_client_verifies_the_server_by_this_tpms_quote(tmp_path):
+    """The launcher mints under a quote, and what it minted serves; in another state, no more."""
+    placement = CertificatePlacement(
+        form=CertificateForm.PEM, names=("localhost",), days=1, files=("/k", "/c"), mode=0o400
+    )
+    show = ["/bin/cat", "/k", "/c"]
+    with site_with_tpm(tmp_path, show, certificate=placement) as (tpm, site):
+        key, begin, certificate = site.launch().stdout.partition("-----BEGIN CERTIFICATE")
+        identity = TlsIdentity(
+            private_key=Secret(key.encode()), certificate=(begin + certificate).encode()
+        )
+        policy = PolicyDocument.parse((site.folder / "policy.toml").read_text())
+        with listening(identity, tmp_path) as server:
+            verified = verify_server(server.address, policy)
+        with open_tpm(tpm.place) as link:
+            TpmCommands("tpm", link).extend(4, bytes(32))
+        assert site.launch().status == 5
+    report = verified.appraised[0].report
+    assert (report.tee, report.claims["certificate_form"]) == (Tee.TPM, "wrapped")
+    assert verified.launch == site.contract.digest()
+    assert verified.pem == identity.certificate

@@ -33,7 +33,7 @@ from casemate.project.demo.flow import STEPS, DemoReport, prepare_by_hand, run_d
 )
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 def command(cache: Path, folder: Path | None, as_json: bool) -> None:
-    """Serve a real model confidentially, classify a real picture, refuse three attacks.
+    """Serve a real model confidentially, classify a real picture, refuse four attacks.
 
     Runs broker, launcher, model server and client as the programs they are, with the simulated
     TEE, on this machine alone; leaves nothing behind. Takes less than a minute.
@@ -60,6 +60,7 @@ def _prove(console: Console, report: DemoReport, seconds: float) -> None:
         f"An unmodified model server ran from an encrypted root file system, {where}.",
         "Its keys arrived only after its launcher had proven its code and its launch contract.",
         "The picture travelled over TLS, whose key the server alone had got from the broker.",
+        "It travelled again to a key made in the TEE, once the client had seen evidence of that.",
         f"{len(report.refusals)} attacks by whoever runs the machine were refused, "
         "each with its reason.",
         "What was simulated is the hardware's signature alone, and that protects nothing.",

@@ -24,7 +24,7 @@ from casemate.launcher.storage import PlainStorage
 from casemate.project.build import Project, build_contract_and_policy, build_images
 from casemate.project.classifier import build_classifier
 from casemate.project.demo.data import DemoData, ensure_demo_data
-from casemate.project.demo.owner import found_project
+from casemate.project.demo.owner import attested_contract, found_project, write_policies
 from casemate.project.demo.refusals import Attacker, Refusal
 from casemate.project.files import write_public
 from casemate.project.programs import (
@@ -40,9 +40,10 @@ from casemate.project.programs import (
 from casemate.project.running import broker_command
 from casemate.protocol.contract import LaunchContract
 
-STEPS = 8
+STEPS = 9
 _BROKER_PORT = 50051
 _SERVING_PORT = 9000
+_VERIFIED_PORT = 9001
 _ROOT_BYTES = 512 << 20
 _END_SECONDS, _POLL_SECONDS = 5.0, 0.05
 
@@ -112,14 +113,16 @@ def run_demo(cache: Path, teller: Teller) -> DemoReport:
         clean_up = stack.enter_context(_cleaned_up(folder, services))
         broker = stack.enter_context(reserved_port(_BROKER_PORT))
         serving = stack.enter_context(reserved_port(_SERVING_PORT))
-        demo = _Demo(teller, folder, services, (broker, serving))
+        verified = stack.enter_context(reserved_port(_VERIFIED_PORT))
+        demo = _Demo(teller, folder, services, (broker, serving), verified)
         data = demo.set_up(cache)
         demo.prepare_classifier(data)
         contract = demo.seal()
         demo.start_broker()
         ready = demo.launch()
         classes = demo.classify(data.photo)
-        refusals = demo.show_refusals(contract)
+        demo.verify(classes, data.photo)
+        refusals = demo.show_refusals(contract, data.photo)
         with teller.step("Clean up") as step:
             step.say(clean_up())
     return DemoReport(
@@ -151,12 +154,19 @@ class _Demo:
     _project: Project
 
     def __init__(
-        self, teller: Teller, folder: Path, services: Services, ports: tuple[int, int]
+        self,
+        teller: Teller,
+        folder: Path,
+        services: Services,
+        ports: tuple[int, int],
+        verified_port: int,
     ) -> None:
         self._teller = teller
         self._folder = folder
         self._services = services
         self.ports = ports
+        self._verified_port = verified_port
+        self._attested, self._clients = folder / "attested.cbor", folder / "clients-policy.toml"
         self._options: tuple[str, ...] = ()
 
     @property
@@ -192,6 +202,9 @@ class _Demo:
             contract = build_contract_and_policy(
                 self._project, images, now=datetime.datetime.now(datetime.UTC)
             )
+            attested = attested_contract(contract, port=self._verified_port)
+            write_public(self._attested, attested.encode())
+            write_policies(self._project, attested, clients=self._clients)
             step.say(f"launch contract: digest {str(contract.digest())[:16]}…")
             step.say("release policy: derived from the contract and the launcher's own code")
         return contract
@@ -216,17 +229,20 @@ class _Demo:
                 *("--development-root", str(self._project.development_root)),
                 *self._storage(step),
             )
-            command = casemate_command(
-                "launch",
-                *("--contract", str(self._project.contract)),
-                *("--images", str(self._project.images), *self._options, "--json"),
-            )
-            log = self._folder / "launcher.log"
-            launcher = self._services.start("launcher", command, log=log)
-            launcher.wait_for(lambda: answers(port), timeout=120)
+            launcher = self._start(self._project.contract, "launcher", port)
             ready = _told(launcher, step)
             step.say(f"the model server is ready on port {port}{_taken(port, _SERVING_PORT)}")
         return ready
+
+    def _start(self, contract: Path, name: str, port: int) -> Service:
+        command = casemate_command(
+            "launch",
+            *("--contract", str(contract)),
+            *("--images", str(self._project.images), *self._options, "--json"),
+        )
+        launcher = self._services.start(name, command, log=self._folder / f"{name}.log")
+        launcher.wait_for(lambda: answers(port), timeout=120)
+        return launcher
 
     def classify(self, photo: Path) -> tuple[SeenClass, ...]:
         with self._teller.step("Classify a picture of a cat") as step:
@@ -245,11 +261,47 @@ class _Demo:
                 step.say(f"{each.probability:6.1%}  {each.name}")
         return classes
 
-    def show_refusals(self, contract: LaunchContract) -> tuple[Refusal, ...]:
-        attacker = Attacker(project=self._project, contract=contract, options=self._options)
+    def verify(self, expected: tuple[SeenClass, ...], photo: Path) -> None:
+        """The same model behind a key that no broker has; a client verifies it before it asks."""
+        with self._teller.step(
+            "Launch it with a key made in the TEE, and verify the server"
+        ) as step:
+            address = f"localhost:{self._verified_port}"
+            launcher = self._start(self._attested, "second-launcher", self._verified_port)
+            for line in launcher.log.read_text(errors="replace").splitlines():
+                if "minted an attested certificate" in line:
+                    step.say(line.removeprefix("casemate launch: "))
+            step.say(
+                f"casemate predict --server {address} --policy policy.toml --image {photo.name}"
+            )
+            done = run_program(
+                casemate_command(
+                    "predict",
+                    *("--server", address, "--policy", str(self._clients)),
+                    *("--image", str(photo), "--json"),
+                )
+            )
+            if done.status != 0:
+                raise InternalError("demo.verify", f"the server wasn't verified:\n{done.stderr}")
+            first = SeenClass(**json.loads(done.stdout)["classes"][0])
+            if first.index != expected[0].index:
+                raise InternalError("demo.verify", f"another answer: {first}")
+            step.say(done.stderr.strip().splitlines()[0])
+            step.say(f"{first.probability:6.1%}  {first.name}")
+
+    def show_refusals(self, contract: LaunchContract, photo: Path) -> tuple[Refusal, ...]:
+        attacker = Attacker(
+            project=self._project, contract=contract, options=self._options,
+            server=f"localhost:{self._verified_port}", clients=self._clients, photo=photo,
+        )  # fmt: skip
         refusals = []
         with self._teller.step("Attack it, as whoever runs this machine could") as step:
-            for attack in (attacker.change_code, attacker.change_command, attacker.flip_byte):
+            for attack in (
+                attacker.change_code,
+                attacker.change_command,
+                attacker.flip_byte,
+                attacker.take_the_servers_place,
+            ):
                 refusal = attack()
                 refusals.append(refusal)
                 step.say(f"{refusal.attack}: refused, exit code {refusal.exit_code}")

@@ -1,4 +1,4 @@
-"""Three attacks of whoever runs the machine, against the real programs, and why each is refused."""
+"""Four attacks of whoever runs the machine, against the real programs, and why each is refused."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import casemate
 from casemate.errors import InternalError
 from casemate.project.build import Project
+from casemate.project.demo.imposter import imposter
 from casemate.project.programs import casemate_command, run_program
 from casemate.protocol.contract import LaunchContract
 
@@ -51,11 +52,17 @@ class Attacker:
         project: what the owner built.
         contract: the contract that the policy names.
         options: how the launcher is started, without contract and images.
+        server: a server with an attested certificate, ``host:port``.
+        clients: the policy under which clients verify it.
+        photo: what they would send.
     """
 
     project: Project
     contract: LaunchContract
     options: tuple[str, ...]
+    server: str
+    clients: Path
+    photo: Path
 
     def change_code(self) -> Refusal:
         """Add one line to a copy of the launcher's code, and run that."""
@@ -100,6 +107,29 @@ class Attacker:
             exit_code=exit_code,
             code=str(error["code"]),
             reason=f"The launcher stopped before anything ran: {message}.",
+        )
+
+    def take_the_servers_place(self) -> Refusal:
+        """Answer as the server, with its evidence copied into a certificate of another key."""
+        with imposter(self.server, self.project.base) as (port, received):
+            done = run_program(
+                casemate_command(
+                    "predict",
+                    *("--server", f"localhost:{port}", "--policy", str(self.clients)),
+                    *("--image", str(self.photo), "--json"),
+                )
+            )
+        if done.status == 0 or any(received):
+            raise InternalError(
+                "demo.not-refused",
+                f"an attack was not refused (status {done.status}):\n{done.stderr}",
+            )
+        return Refusal(
+            attack="a server of the host's that shows the genuine server's evidence",
+            exit_code=done.status,
+            code=str(json.loads(done.stdout)["error"]["code"]),
+            reason="The client sent nothing: the evidence is about another key than that of the "
+            "certificate in which it came.",
         )
 
     def _by_broker(self, attack: str, launcher: list[str], contract: Path) -> Refusal:
