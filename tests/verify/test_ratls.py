@@ -1,10 +1,13 @@
 """Attested certificates in every form, with quotes of a platform of our own: one fault a case."""
 
+import contextlib
 import datetime
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
 
 from casemate.endorsements.collection import Endorsements
 from casemate.endorsements.dcap import parse_dcap_collateral
@@ -205,6 +208,32 @@ def test_a_certificate_that_would_be_too_large_is_not_made():
     with pytest.raises(UsageError) as caught:
         make_certificate(key, presented, names=("localhost",), at=NOW, days=1)
     assert caught.value.code == "certificate.too-large"
+
+
+SEED = WRAPPED["tpm"](launch=LAUNCH)
+BYTE = st.integers(0, 255)
+
+
+def spliced(at, cut, more):
+    return SEED[:at] + more + SEED[at + cut :]
+
+
+def flipped(places):
+    data = bytearray(SEED)
+    for at, bits in places:
+        data[at] ^= bits
+    return bytes(data)
+
+
+@given(
+    st.binary(max_size=64)
+    | st.builds(spliced, st.integers(0, len(SEED)), st.integers(0, 8), st.binary(max_size=8))
+    | st.builds(flipped, st.lists(st.tuples(st.integers(0, len(SEED) - 1), BYTE), max_size=4))
+)
+def test_any_bytes_are_an_attested_certificate_or_malformed(data):
+    with contextlib.suppress(MalformedError):
+        parsed = parse_attested_certificate(data)
+        assert parsed.form in {"wrapped", *FORMS}
 
 
 def test_evidence_that_stands_there_twice():

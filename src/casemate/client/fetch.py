@@ -45,7 +45,8 @@ def fetch_certificate(server: str, *, timeout: float) -> bytes:
     except TimeoutError as error:
         raise UnavailableError(
             "client.timeout", f"{server} didn't show its certificate in time",
-            expected=f"within {timeout:g} s", remedy="Try again, or give it longer with --timeout.",
+            expected=f"within {timeout:g} s",
+            remedy="Try again. Is it the model server that listens there?",
         ) from error  # fmt: skip
     except OSError as error:
         raise UnavailableError(
