@@ -1,5 +1,6 @@
 """The server's flags."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ def test_both_forms_of_a_flag_are_read(arguments):
     assert (flags.port, flags.model_name) == (9000, "resnet")
     assert (flags.model_base_path, flags.ssl_config_file) == (Path("/m"), Path("/s"))
     assert flags.host == "[::]"
+
+
+def test_one_request_more_is_worked_on_than_cores_can_compute():
+    flags = parse_flags(["--model_base_path=/m"])
+
+    assert flags.threads == flags.rest_threads == len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.mark.parametrize(

@@ -245,3 +245,17 @@ def test_a_second_session_that_cannot_be_opened_is_said_and_done_without(tmp_pat
 
     said = "none could be opened: ONNX Runtime can't load"
     assert _overlapping(model, caplog, said) == ({1}, True)
+
+
+def test_the_engine_sleeps_when_nothing_is_asked(tmp_path):
+    """Its threads spin within a request, and only then."""
+    model = load_model(_slow_with_external_weight(tmp_path, 1), EngineOptions())
+    model.run({"x": np.zeros((300, 300), "<f4")}, ["y"])
+    taken = []
+    for _ in range(5):
+        model.run({"x": np.zeros((300, 300), "<f4")}, ["y"])
+        before = time.process_time()
+        time.sleep(0.04)
+        taken.append(time.process_time() - before)
+
+    assert min(taken) < 0.01

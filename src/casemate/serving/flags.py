@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ _MAX_MESSAGE_MIB: Final = 1024
 _MAX_THREADS: Final = 1024
 _DAY: Final = 86_400
 FREE_PORT: Final = 0
-_THREADS: Final = 8
 _BATCHED_THREADS: Final = 64
 
 # Flags of the original that change nothing here, and needn't: with them the same requests get the
@@ -149,7 +149,9 @@ def parse_flags(arguments: Sequence[str]) -> ServerFlags:
     if not values.model_base_path and not values.model_config_file:
         raise _flag_error("--model_base_path or --model_config_file is needed")
     session = values.tensorflow_session_parallelism
-    threads = _BATCHED_THREADS if values.enable_batching else _THREADS
+    # One more than can compute: it reads or writes meanwhile. More of them took memory, no time.
+    cores = len(os.sched_getaffinity(0))
+    threads = _BATCHED_THREADS if values.enable_batching else cores + 1
     return ServerFlags(
         host=values.host,
         port=values.port,
@@ -236,7 +238,7 @@ def _add_ports(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     add(
         "--rest_api_num_threads", type=_whole(1, _MAX_THREADS), default=None, metavar="N",
-        help="REST requests worked on at the same time (8; 64 with batching, where they wait)",
+        help="REST requests worked on at the same time (cores + 1; 64 with batching)",
     )  # fmt: skip
     add(
         "--rest_api_timeout_in_ms", type=_whole(1, 3_600_000), default=30_000, metavar="MS",
@@ -313,7 +315,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     add(
         "--grpc_max_threads", type=_whole(1, _MAX_THREADS), default=None, metavar="N",
-        help="gRPC requests worked on at the same time (8; 64 with batching, where they wait)",
+        help="gRPC requests worked on at the same time (cores + 1; 64 with batching)",
     )  # fmt: skip
     for name, text in (
         ("session", "sets the two below"),

@@ -26,6 +26,8 @@ from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
 # Up to here a model's weights are held twice, for the sake of throughput.
 _MAX_TWICE_BYTES: Final = 512 << 20
+# Mostly longer than the threads of the engine wait for each other within a request.
+_SPIN_MICROSECONDS: Final = "200"
 _LOG: Final = logging.getLogger(__name__)
 _Contents: TypeAlias = Mapping[str, Identity]
 
@@ -110,6 +112,7 @@ class Model:
         self._narrow = narrow
         self._lock = threading.Lock()
         self._running = 0
+        self._overlapped = False
         self.inputs = {spec.name: spec for spec in map(_spec, session.get_inputs())}
         self.outputs = {spec.name: spec for spec in map(_spec, session.get_outputs())}
         # bfloat16 has no NumPy type, so models with it take the longer way.
@@ -126,7 +129,10 @@ class Model:
         """
         with self._lock:
             self._running += 1
-            alone = self._running == 1
+            overlaps = self._running > 1
+            # Who finds nobody just after others overlapped will hardly stay alone.
+            alone = not (overlaps or self._overlapped)
+            self._overlapped = overlaps
         try:
             session = self._session
             if self._narrow is not None and not alone:
@@ -185,10 +191,11 @@ def load_model(path: Path, options: EngineOptions) -> Model:
     """
     cores = len(os.sched_getaffinity(0))
     contents = _contents(path.parent)
-    with memory.loading():
-        session = _session(path, options.intra_op_threads or cores, options.inter_op_threads)
     small = path.stat().st_size <= _MAX_TWICE_BYTES
     twice = not options.intra_op_threads and cores > 1 and small
+    threads = options.intra_op_threads or cores
+    with memory.loading():
+        session = _session(path, threads, options.inter_op_threads, spins=twice)
     narrow = Narrow(path, contents, options.inter_op_threads) if twice else None
     return Model(session, narrow=narrow)
 
@@ -205,15 +212,21 @@ def _contents(folder: Path) -> _Contents:
     return found
 
 
-def _session(path: Path, intra_op_threads: int, inter_op_threads: int) -> ort.InferenceSession:
+def _session(
+    path: Path, intra_op_threads: int, inter_op_threads: int, *, spins: bool = False
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     if inter_op_threads > 1:
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
         options.inter_op_num_threads = inter_op_threads
     options.log_severity_level = 3
-    # Threads that spin while they wait for work take the cores that TLS and gRPC need.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads that spin while they wait for work take the cores that TLS, gRPC and other requests
+    # need. One request alone needs them itself, from its beginning to its end.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
+    if spins:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
