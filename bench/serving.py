@@ -24,7 +24,7 @@ from typing import Self
 import numpy as np
 
 from bench.resnet import resnet50
-from bench.rows import Row, limited
+from bench.rows import Row, compared, limited
 from bench.serving_client import measure, measuring
 from casemate.client import prepare_picture
 from casemate.client.wire import tensorflow_serving_pb2 as wire
@@ -36,6 +36,8 @@ from casemate.serving.wire import open_inference_pb2 as open_wire
 _DATA = Path(__file__).resolve().parent.parent / ".cache" / "demo-data"
 _ROUNDS = 3
 _SECONDS = 1.0
+# ONNX Runtime's threads spin on after a call, by its defaults.
+_SETTLE_SECONDS = 0.2
 _AIM = 0.95
 _OVERHEAD_MS = 1.5
 _COLD_SECONDS = 1.0
@@ -131,36 +133,53 @@ def _case(
     direct = [_direct(model, tensor, case.clients, threads) for threads in (0, 1)]
     request = scratch / "request"
     request.write_bytes(_request(case, tensor))
-    limits, served, cpu = [], [], []
-    with _clients(scratch, server, case, request) as ask:
+    aimed = case.protocol == "grpc" and not case.picture
+    limits, served, cpu, defaults, single = [], [], [], [], []
+    with contextlib.ExitStack() as stack:
+        ask = stack.enter_context(_clients(scratch, server, case, request))
         ask()  # warm
+        floors = [
+            stack.enter_context(_Floor(scratch, name, case, request, computes=computes))
+            for computes in (True, False)
+            if aimed
+        ]
         for _ in range(_ROUNDS):
-            limits.append(max((call() for call in direct), key=lambda each: each["rate"]))
+            alone = [call() for call in direct]
+            limits.append(max(alone, key=lambda each: each["rate"]))
+            defaults.append(alone[0]["cpu"])
+            single.append(alone[1]["cpu"])
             before = server.cpu_seconds()
             answer = ask()
-            cpu.append((server.cpu_seconds() - before) / (answer["rate"] * _SECONDS))
+            cpu.append((server.cpu_seconds() - before) / answer["calls"])
             served.append(answer)
+            for floor in floors:
+                floor.measure()
     rates = [answer["rate"] for answer in served]
     limit = statistics.median(each["rate"] for each in limits)
     pair = [a["rate"] / b["rate"] for a, b in zip(served, limits, strict=True)]
-    aimed = case.protocol == "grpc" and not case.picture
     ratio = statistics.median(pair)
+    what = f"{name}: {case}"
     yield Row(
-        area="serving", name=f"{name}: {case}", value=statistics.median(rates), unit="1/s",
+        area="serving", name=what, value=statistics.median(rates), unit="1/s",
         against=f"ONNX Runtime directly ({limit:.1f}/s)", ratio=ratio,
         aim=_AIM if aimed else None, met=ratio >= _AIM if aimed else None,
     )  # fmt: skip
     p50 = statistics.median(answer["p50"] for answer in served)
     p99 = statistics.median(answer["p99"] for answer in served)
-    yield limited("serving", f"{name}: {case}: p50", p50, "ms")
-    yield limited("serving", f"{name}: {case}: p99", p99, "ms")
-    yield limited(
-        "serving", f"{name}: {case}: server's CPU", statistics.median(cpu) * 1e3, "ms a request"
-    )
+    yield limited("serving", f"{what}: p50", p50, "ms")
+    yield limited("serving", f"{what}: p99", p99, "ms")
+    for how, taken in (("its defaults", defaults), ("a thread a caller", single)):
+        reference = statistics.median(taken)
+        yield compared(
+            "serving", f"{what}: server's CPU", statistics.median(cpu) * 1e3, "ms a request",
+            against=f"ONNX Runtime directly, {how} ({reference:.2f} ms)", reference=reference,
+        )  # fmt: skip
+    for floor in floors:
+        yield from floor.rows(what, limit)
     if case.clients == 1:
         over = p50 - statistics.median(each["p50"] for each in limits)
         aim = _OVERHEAD_MS if aimed and case.batch == 1 else None
-        yield limited("serving", f"{name}: {case}: over the limit's p50", over, "ms", at_most=aim)
+        yield limited("serving", f"{what}: over the limit's p50", over, "ms", at_most=aim)
 
 
 def _direct(
@@ -176,7 +195,12 @@ def _direct(
     call()
     cores = os.cpu_count() or 1
     callers = threads if engine_threads == 0 else min(threads, cores)
-    return lambda: measure([call] * callers, _SECONDS)
+
+    def ask() -> dict[str, float]:
+        time.sleep(_SETTLE_SECONDS)
+        return measure([call] * callers, _SECONDS)
+
+    return ask
 
 
 def _request(case: _Case, tensor: np.ndarray) -> bytes:
@@ -249,8 +273,7 @@ class _Server:
 
     def cpu_seconds(self) -> float:
         """Processor time that it has taken."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return _cpu_seconds(self._process.pid)
 
     def memory(self) -> float:
         """Resident memory, in MiB."""
@@ -263,6 +286,69 @@ class _Server:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait()
+
+
+class _Floor:
+    """A bare gRPC server for the same requests, and clients of it, until the block ends.
+
+    Args:
+        scratch, name, case, request: as for the model server.
+        computes: whether it computes the model; else it answers at once.
+    """
+
+    def __init__(
+        self, scratch: Path, name: str, case: _Case, request: Path, *, computes: bool
+    ) -> None:
+        self._what = "a bare gRPC server" if computes else "gRPC alone"
+        model = str(scratch / name / "1" / "model.onnx") if computes else "-"
+        ssl_config = str(scratch / "ssl.cfg") if case.tls else "-"
+        self._command = [sys.executable, "-m", "bench.serving_bare", model, ssl_config]
+        self._certificate = scratch / "server.crt" if case.tls else None
+        self._case, self._request = case, request
+        self._taken: list[dict[str, float]] = []
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        port = int(self._process.stdout.readline())
+        self._clients = measuring(
+            self._case.protocol, f"localhost:{port}", self._certificate, self._request,
+            clients=self._case.clients, seconds=_SECONDS,
+        )  # fmt: skip
+        self._ask = self._clients.__enter__()
+        self._ask()  # warm
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clients.__exit__(None, None, None)
+        self._process.terminate()
+        self._process.wait()
+
+    def measure(self) -> None:
+        """A round."""
+        before = _cpu_seconds(self._process.pid)
+        answer = self._ask()
+        answer["server"] = (_cpu_seconds(self._process.pid) - before) / answer["calls"] * 1e3
+        self._taken.append(answer)
+
+    def rows(self, what: str, limit: float) -> Iterator[Row]:
+        """What it reached in all rounds, beside ``limit`` calls a second."""
+
+        def median(key: str) -> float:
+            return statistics.median(each[key] for each in self._taken)
+
+        yield compared(
+            "serving", f"{what}: {self._what}", median("rate"), "1/s",
+            against="ONNX Runtime directly", reference=limit,
+        )  # fmt: skip
+        for key, unit in (("p50", "ms"), ("server", "ms a request"), ("cpu", "ms a request")):
+            called = {"p50": "p50", "server": "server's CPU", "cpu": "clients' CPU"}[key]
+            yield limited("serving", f"{what}: {self._what}: {called}", median(key), unit)
+
+
+def _cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
