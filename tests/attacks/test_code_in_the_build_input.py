@@ -29,15 +29,21 @@ SECRET = b"a secret of the machine that builds"
 WATCHER = """
 import json, os, sys
 from pathlib import Path
+from casemate.image import bytecode
 from casemate.image.bom import assemble, load_bom
 from casemate.image.seal import seal
 from casemate.types import Secret
 
 STARTS = {"exec", "import", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system",
           "subprocess.Popen", "ctypes.dlopen", "ctypes.dlsym", "code.__new__", "pty.spawn"}
-events, watching = [], False
+# Casemate's own program, which is watched by itself below.
+COMPILER = [sys.executable, "-I", "-S", bytecode.__file__]
+events, compilers, watching = [], 0, False
 def hook(event, arguments):
-    if watching and event in STARTS:
+    global compilers
+    if watching and event == "subprocess.Popen" and arguments[1] == COMPILER:
+        compilers += 1
+    elif watching and event in STARTS:
         events.append(f"{event} {arguments!r}"[:200])
 sys.addaudithook(hook)
 def build(bill, image):
@@ -49,7 +55,26 @@ build(sys.argv[1], sys.argv[3])
 watching = True
 report = build(sys.argv[2], sys.argv[3])
 watching = False
-print(json.dumps(report | {"events": events}))
+print(json.dumps(report | {"events": events, "compilers": compilers}))
+"""
+# The program that compiles, given every Python source of a folder.
+WATCHED_COMPILER = """
+import io, sys
+from pathlib import Path
+from casemate.image import bytecode
+
+sources = [(path.read_bytes(), str(path)) for path in sorted(Path().rglob("*.py"))]
+question, answer = io.BytesIO(bytecode.encode_sources(sources)), io.BytesIO()
+bytecode.bytecode(b"", "")
+events, watching = [], True
+def hook(event, arguments):
+    if watching and event not in ("compile", "marshal.dumps"):
+        events.append(f"{event} {arguments!r}"[:200])
+sys.addaudithook(hook)
+bytecode._main(question, answer)
+watching = False
+assert len(bytecode.parse_bytecode(answer.getvalue())) == len(sources) > 5
+assert not events, events
 """
 
 
@@ -169,6 +194,7 @@ def test_no_code_of_packages_runs_though_all_of_it_is_taken(supplier):
             """)
     )
     assert report["events"] == []
+    assert report["compilers"] > 0
     assert not supplier.mark.exists()
     paths = " ".join(report["paths"])
     for name in ("planted/__init__.py", "srv/sitecustomize.py", "srv/planted.pth", "srv/bin/ldd"):
@@ -177,6 +203,12 @@ def test_no_code_of_packages_runs_though_all_of_it_is_taken(supplier):
 
     subprocess.run([sys.executable, "-c", "import planted"], cwd=site, check=True)
     assert supplier.mark.exists(), "the marks work"
+
+
+def test_what_compiles_a_suppliers_sources_starts_and_opens_nothing(supplier):
+    site = supplier.packages()
+    subprocess.run([sys.executable, "-P", "-c", WATCHED_COMPILER], cwd=site, check=True)
+    assert not supplier.mark.exists()
 
 
 def test_no_code_of_programs_and_libraries_runs(supplier):

@@ -6,7 +6,7 @@ import pytest
 
 from casemate.errors import UsageError
 from casemate.image.copying import Action, copy_tree
-from casemate.image.tree import EntryKind, TreeEntry
+from casemate.image.tree import EntryKind, FilePart, TreeEntry
 
 
 def file(path, source, mode=0o644, **more):
@@ -56,6 +56,32 @@ def test_only_what_changed_is_written_and_other_files_stay(tmp_path, tree):
     assert (folder / "d/own").read_bytes() == b"own"
     assert (folder / "program").stat().st_mode & 0o777 == 0o755
     assert (folder / "stranger").exists()
+
+
+def test_more_files_than_are_written_at_once_come_in_order(tmp_path):
+    big = tmp_path / "big"
+    big.write_bytes(bytes(range(256)) * 40_000)
+    entries = [file(f"d{number % 7}/{number:03}", b"%d" % number) for number in range(200)]
+    entries += [file("d3/big", big), file("d5/part", big)]
+    entries.append(TreeEntry(path="e/part", kind=EntryKind.FILE, mode=0o600, size=300,
+                             source=FilePart(big, 10)))  # fmt: skip
+    entries.append(TreeEntry(path="e/same", kind=EntryKind.HARDLINK, mode=0o600, target="d3/big"))
+    folder, done = tmp_path / "image", []
+    for step in copy_tree(entries, folder):
+        assert os.path.lexists(folder / step.path), "each is done before it is given"
+        done.append(step.path)
+    assert done == sorted(done)
+    assert (folder / "d3/big").read_bytes() == big.read_bytes()
+    assert (folder / "e/part").read_bytes() == big.read_bytes()[10:310]
+    assert (folder / "e/same").samefile(folder / "d3/big")
+    assert all((folder / each.path).read_bytes() == each.source for each in entries[:200])
+    assert steps(entries, folder) == []
+    (folder / "d1").rename(folder / "gone")
+    (folder / "d1").symlink_to(folder / "gone")
+    dry = steps(entries, folder, dry_run=True)
+    assert dry == steps(entries, folder), "what lies behind a link that goes doesn't count"
+    assert dry[0] == ("replace", "d1")
+    assert {action for action, _ in dry[1:]} == {"make"}
 
 
 def test_a_dry_run_writes_nothing(tmp_path, tree):

@@ -1,8 +1,5 @@
 """An interpreter, its standard library and packages as part of a tree."""
 
-import codecs
-import importlib.util
-import marshal
 import re
 import sys
 from dataclasses import replace
@@ -14,7 +11,7 @@ from tests.support.packages import install
 
 from casemate.errors import UsageError
 from casemate.image.bom.grammar import PythonItem
-from casemate.image.python_tree import bytecode, cached_bytecode, python_files
+from casemate.image.python_tree import python_files
 
 ITEM = PythonItem(
     interpreter="auto", stdlib="minimal", distributions=(), packages="", modules=(), excludes=(),
@@ -136,6 +133,33 @@ def test_a_distribution_without_a_record_is_refused(tmp_path):
     refused(replace(ITEM, packages=str(site), distributions=("bare",)), "bom.python")
 
 
+@pytest.mark.parametrize("record", ['"' + "x" * 200_000, "\udcff,,\n"])
+def test_a_record_that_can_not_be_read_is_as_good_as_none(tmp_path, record):
+    site = install(tmp_path, "odd", {"odd.py": ""})
+    (site / "odd-1.0.dist-info/RECORD").write_text(record, errors="surrogateescape")
+    refused(replace(ITEM, packages=str(site), distributions=("odd",)), "bom.python")
+
+
+def test_a_record_may_name_a_file_in_a_roundabout_way(tmp_path):
+    site = install(tmp_path, "odd", {"odd/a.py": "", "odd/b.py": ""})
+    rows = "odd//a.py,,\n./odd/./b.py\n\n,,\n/odd/a.py,,\nodd/\0,,\n../odd/a.py,,\n"
+    (site / "odd-1.0.dist-info/RECORD").write_text(rows)
+    found = packages(replace(ITEM, packages=str(site), distributions=("odd",)))
+    assert {path for path in found if path.endswith(".py")} == {"odd/a.py", "odd/b.py"}
+
+
+def test_of_links_in_a_package_the_files_count(tmp_path):
+    site = install(tmp_path, "linked", {"linked/a.py": "A = 1\n", "linked/b/c.py": ""})
+    (site / "linked/link.py").symlink_to("a.py")
+    (site / "linked/folder").symlink_to("b")
+    rows = "linked/link.py,,\nlinked/folder/c.py,,\nlinked/gone.py,,\nlinked/b,,\n"
+    (site / "linked-1.0.dist-info/RECORD").write_text(rows)
+    found = packages(replace(ITEM, packages=str(site), distributions=("linked",)))
+    assert {path: file.source for path, file in found.items() if path.endswith(".py")} == {
+        "linked/link.py": site / "linked/a.py", "linked/folder/c.py": site / "linked/b/c.py",
+    }  # fmt: skip
+
+
 def test_modules_come_from_beside_casemate():
     found = packages(replace(ITEM, modules=("casemate/errors", "casemate/__init__.py")))
     assert {"casemate/errors/__init__.py", "casemate/__init__.py"} <= set(found)
@@ -152,65 +176,8 @@ def test_another_interpreter_is_refused():
     next(iter(python_files(replace(ITEM, interpreter=sys.executable))))
 
 
-def test_bytecode_is_what_the_interpreter_takes():
-    source = b"def f(x):\n    return x in {'a', 'b'}\n"
-    made = bytecode(source, "/usr/lib/m.py")
-    assert made[:4] == importlib.util.MAGIC_NUMBER
-    assert made[4:8] == b"\1\0\0\0"  # by hash, and not compared: sources and bytecode are sealed
-    assert made[8:16] == importlib.util.source_hash(source)
-    code = marshal.loads(made[16:])
-    assert code.co_filename == "/usr/lib/m.py"
-    space = {}
-    exec(code, space)
-    assert space["f"]("a")
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        b"{{ template }} x", b"\0", b"(" * 300, b"-" * 100_000 + b"1", b"\xff",
-        b"# coding: no_such_codec\n", b"x" * (16 * 1024 * 1024 + 1), b"+".join([b"1"] * 50_000),
-        b"x = " + b"[" * 150 + b"]" * 150 + b"\n" + b"if 1:\n" * 150,
-    ],
-)  # fmt: skip
-def test_what_does_not_compile_has_no_bytecode(source):
-    made = bytecode(source, "/m.py")
-    assert made is None or source.startswith(b"1+")
-
-
-@pytest.mark.parametrize("text", ["# coding: {}\n", "\n# -*- coding: {} -*-\n", "#!x\r# coding={}"])
-def test_a_codec_is_never_looked_for_by_the_name_that_a_source_gives(text):
-    asked = []
-
-    def watch(name):
-        asked.append(name)
-
-    codecs.register(watch)
-    try:
-        for start in ("", "\ufeff"):
-            assert bytecode((start + text.format("planted_codec")).encode(), "/m.py") is None
-        assert asked == []
-        assert bytecode(text.format("utf-8").encode(), "/m.py")
-    finally:
-        codecs.unregister(watch)
-
-
 def test_the_environment_has_what_the_bill_in_the_box_names():
     pytest.importorskip("onnxruntime")
     for name in ("grpcio", "protobuf", "typing_extensions", "numpy", "onnxruntime"):
         assert metadata.distribution(name).files
     assert Path(sys.executable).exists()
-
-
-def test_bytecode_from_the_cache_is_the_same_and_a_damaged_one_is_made_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = cached_bytecode(b"X = 1\n", "/a.py")
-    assert first == bytecode(b"X = 1\n", "/a.py")
-    (stored,) = [path for path in tmp_path.rglob("*") if path.is_file()]
-    other = cached_bytecode(b"X = 1\n", "/b.py")
-    assert other != first, "the name is in the code"
-    for damaged in (b"", b"x" * 100, stored.read_bytes()[:-1]):
-        stored.write_bytes(damaged)
-        assert cached_bytecode(b"X = 1\n", "/a.py") == first
-    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
-    assert cached_bytecode(b"X = 1\n", "/a.py") == first, "without a cache too"

@@ -15,20 +15,22 @@ import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import zip_longest
 from pathlib import Path
 
 from casemate.errors import UsageError
 from casemate.image.content import content_pieces
-from casemate.image.tree import EntryKind, TreeEntry, normalised
+from casemate.image.tree import EntryKind, FilePart, TreeEntry, normalised
 
 _PIECE = 1 << 20
-_MOST = 1 << 30
 _RAISED = 0o6000
 _THREADS = 2
-_MOST_UNDER_WAY = 32
+# A thread is given so many files at once, or so many bytes; and so many such are under way.
+_FILES_AT_ONCE = 32
+_BYTES_AT_ONCE = 4 << 20
+_MOST_UNDER_WAY = 16
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -93,12 +95,31 @@ def copy_tree(
 def _steps(ordered: Iterable[TreeEntry], folder: Path) -> Iterator[tuple[Step, TreeEntry]]:
     """What is to be done, each found out when what comes before it is done or under way."""
     written: set[str] = set()
+    fresh: set[str] = set()  # folders with nothing in them, or that will be
     for entry in ordered:
-        step = _step(entry, folder, written)
-        if step is not None:
-            if step.action is not Action.ADJUST:
-                written.add(entry.path)
-            yield step, entry
+        if entry.path.rpartition("/")[0] in fresh:
+            step: Step | None = _made(entry, Action.MAKE)
+        else:
+            step = _step(entry, folder, written)
+        if step is None:
+            continue
+        if step.action is not Action.ADJUST:
+            written.add(entry.path)
+            if entry.kind is EntryKind.DIRECTORY:
+                fresh.add(entry.path)
+        yield step, entry
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Steps in a row, and the files among them that are still to be written."""
+
+    steps: list[Step] = field(default_factory=list)
+    files: list[tuple[Step, TreeEntry]] = field(default_factory=list)
+    size: int = 0
+
+    def is_full(self) -> bool:
+        return len(self.files) >= _FILES_AT_ONCE or self.size >= _BYTES_AT_ONCE
 
 
 def _taken(ordered: Iterable[TreeEntry], folder: Path) -> Iterator[Step]:
@@ -107,34 +128,51 @@ def _taken(ordered: Iterable[TreeEntry], folder: Path) -> Iterator[Step]:
     A tree's folders come before what is in them, so whatever else had their names is gone by then;
     they get their modes at the end, as one may forbid writing into it.
     """
-    under_way: deque[tuple[Step, Future[None]]] = deque()
+    under_way: deque[tuple[_Batch, Future[None]]] = deque()
     folders: list[TreeEntry] = []
+    batch = _Batch()
     with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+
+        def send() -> None:
+            nonlocal batch
+            under_way.append((batch, pool.submit(_write_all, batch, folder)))
+            batch = _Batch()
+
         for step, entry in _steps(ordered, folder):
             if entry.kind is EntryKind.DIRECTORY:
                 folders.append(entry)
             elif entry.kind is EntryKind.HARDLINK:
+                send()
                 yield from _finished(under_way, 0)  # its file must be there
+            batch.steps.append(step)
             if entry.kind is EntryKind.FILE:
-                under_way.append((step, pool.submit(_take, step, entry, folder)))
-                yield from _finished(under_way, _MOST_UNDER_WAY)
+                batch.files.append((step, entry))
+                batch.size += step.size
             else:
                 _take(step, entry, folder)
-                yield step
+            if batch.is_full():
+                send()
+                yield from _finished(under_way, _MOST_UNDER_WAY)
+        send()
         yield from _finished(under_way, 0)
     for entry in reversed(folders):
-        _adjust(entry, folder / entry.path)
+        _adjust(entry, f"{folder}/{entry.path}")
 
 
-def _finished(under_way: deque[tuple[Step, Future[None]]], left: int) -> Iterator[Step]:
+def _write_all(batch: _Batch, folder: Path) -> None:
+    for step, entry in batch.files:
+        _take(step, entry, folder)
+
+
+def _finished(under_way: deque[tuple[_Batch, Future[None]]], left: int) -> Iterator[Step]:
     while len(under_way) > left:
-        step, future = under_way.popleft()
+        batch, future = under_way.popleft()
         future.result()
-        yield step
+        yield from batch.steps
 
 
 def _step(entry: TreeEntry, folder: Path, written: set[str]) -> Step | None:
-    place = folder / entry.path
+    place = f"{folder}/{entry.path}"
     found = _lstat(place)
     stale = entry.kind is EntryKind.HARDLINK and entry.target in written
     if found is None or stale or not _same_kind(entry, found, place, folder):
@@ -145,36 +183,42 @@ def _step(entry: TreeEntry, folder: Path, written: set[str]) -> Step | None:
         action = Action.ADJUST
     else:
         return None
+    return _made(entry, action)
+
+
+def _made(entry: TreeEntry, action: Action) -> Step:
     size = 0 if action is Action.ADJUST else entry.size
     return Step(action=action, path=entry.path, kind=entry.kind, size=size)
 
 
-def _lstat(place: Path) -> os.stat_result | None:
+def _lstat(place: str) -> os.stat_result | None:
     try:
-        return place.lstat()
+        return os.lstat(place)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _same_kind(entry: TreeEntry, found: os.stat_result, place: Path, folder: Path) -> bool:
+def _same_kind(entry: TreeEntry, found: os.stat_result, place: str, folder: Path) -> bool:
     match entry.kind:
         case EntryKind.DIRECTORY:
             return stat.S_ISDIR(found.st_mode)
         case EntryKind.SYMLINK:
             return stat.S_ISLNK(found.st_mode) and os.readlink(place) == entry.target  # noqa: PTH115
         case EntryKind.HARDLINK:
-            other = _lstat(folder / entry.target)
+            other = _lstat(f"{folder}/{entry.target}")
             return other is not None and os.path.samestat(other, found)
         case EntryKind.FILE:
             return stat.S_ISREG(found.st_mode)
 
 
-def _same_content(entry: TreeEntry, found: os.stat_result, place: Path) -> bool:
+def _same_content(entry: TreeEntry, found: os.stat_result, place: str) -> bool:
     if found.st_size != entry.size:
         return False
     if isinstance(entry.source, Path):
-        return found.st_mtime_ns == entry.source.stat().st_mtime_ns
-    with place.open("rb") as file:
+        return found.st_mtime_ns == os.stat(entry.source).st_mtime_ns  # noqa: PTH116
+    with open(place, "rb", buffering=0) as file:  # noqa: PTH123  by its name, as all here
+        if isinstance(entry.source, bytes):
+            return file.read(entry.size) == entry.source
         ours = iter(lambda: file.read(_PIECE), b"")
         return all(a == b for a, b in zip_longest(ours, content_pieces(entry)))
 
@@ -192,25 +236,25 @@ def _mode(entry: TreeEntry) -> int:
 
 
 def _take(step: Step, entry: TreeEntry, folder: Path) -> None:
-    place = folder / entry.path
+    place = f"{folder}/{entry.path}"
     if step.action is Action.REPLACE:
-        _remove(place)
+        _remove(Path(place))
     if step.action is Action.ADJUST:
         if entry.kind is EntryKind.FILE:
             _adjust(entry, place)
         return
     match entry.kind:
         case EntryKind.DIRECTORY:
-            place.mkdir(mode=0o700)
+            os.mkdir(place, 0o700)  # noqa: PTH102  by its name, as all here
         case EntryKind.SYMLINK:
-            place.symlink_to(entry.target)
+            os.symlink(entry.target, place)  # noqa: PTH211
         case EntryKind.HARDLINK:
-            place.hardlink_to(folder / entry.target)
+            os.link(f"{folder}/{entry.target}", place)
         case EntryKind.FILE:
             _write(entry, place)
 
 
-def _adjust(entry: TreeEntry, place: Path | int) -> None:
+def _adjust(entry: TreeEntry, place: str | int) -> None:
     """Owner and mode of a file or folder, by its place or open."""
     if os.geteuid() == 0:
         os.chown(place, entry.uid, entry.gid)
@@ -224,17 +268,38 @@ def _remove(place: Path) -> None:
         place.unlink()
 
 
-def _write(entry: TreeEntry, place: Path) -> None:
+def _write(entry: TreeEntry, place: str) -> None:
     descriptor = os.open(place, _NEW, 0o600)
-    with os.fdopen(descriptor, "wb", buffering=0) as output:
-        if not isinstance(entry.source, Path):
-            for piece in content_pieces(entry):
-                output.write(piece)
-            _adjust(entry, descriptor)
-            return
-        with entry.source.open("rb", buffering=0) as source:
-            while os.sendfile(descriptor, source.fileno(), None, _MOST):
-                pass
-            times = os.fstat(source.fileno())
+    try:
+        times = None
+        match entry.source:
+            case Path() as source:
+                times = _copy(source, descriptor)
+            case FilePart(path=source, offset=offset):
+                _copy(source, descriptor, offset, entry.size)
+            case content:
+                _put(descriptor, content or b"")
         _adjust(entry, descriptor)
-        os.utime(descriptor, ns=(times.st_atime_ns, times.st_mtime_ns))
+        if times is not None:
+            os.utime(descriptor, ns=(times.st_atime_ns, times.st_mtime_ns))
+    finally:
+        os.close(descriptor)
+
+
+def _copy(source: Path, descriptor: int, at: int = 0, size: int | None = None) -> os.stat_result:
+    """Copy a file, or a part of one; what is added to it meanwhile stays out."""
+    origin = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        info = os.fstat(origin)
+        left = info.st_size if size is None else size
+        while left > 0 and (count := os.sendfile(descriptor, origin, at, left)):
+            at, left = at + count, left - count
+        return info
+    finally:
+        os.close(origin)
+
+
+def _put(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]

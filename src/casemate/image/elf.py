@@ -13,15 +13,17 @@ import posixpath
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import IO, cast
+from typing import NamedTuple
 
 from elftools.common.exceptions import ELFError
-from elftools.elf.dynamic import DynamicSegment, DynamicTag
-from elftools.elf.elffile import ELFFile
-from elftools.elf.segments import InterpSegment, Segment
+from elftools.common.utils import struct_parse
+from elftools.elf.structs import ELFStructs
 
 from casemate.errors import MalformedError
+from casemate.image.places import is_below
 
 _MAGIC = b"\x7fELF"
 # e_machine: its name, Debian's folder for it, and everybody else's.
@@ -37,6 +39,8 @@ _MAX_SEGMENTS = 4096
 _MAX_TAGS = 16384
 _MAX_LIBRARIES = 4096
 _MAX_NAME = 4096
+_PAGE = 4096
+_TAGS_AT_ONCE = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +98,16 @@ class Library:
 
 def is_elf(path: Path) -> bool:
     """Whether a file starts like an ELF file."""
-    with path.open("rb") as file:
-        return file.read(4) == _MAGIC
+    return looked_at(path)[1]
+
+
+def looked_at(path: Path) -> tuple[int, bool]:
+    """A file's size, and whether it starts like an ELF file: in one go, for every file is asked."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.fstat(descriptor).st_size, os.read(descriptor, len(_MAGIC)) == _MAGIC
+    finally:
+        os.close(descriptor)
 
 
 def read_needs(path: Path) -> ElfNeeds:
@@ -105,9 +117,8 @@ def read_needs(path: Path) -> ElfNeeds:
         MalformedError: ``image.elf`` where it can't be parsed.
     """
     try:
-        with path.open("rb") as file:
-            machine, bits = _identity(file.read(20))
-            return _parse(_opened(file), machine, bits)
+        with path.open("rb", buffering=0) as file:
+            return _needs(_Reading(file))
     except _ELF_ERRORS as error:
         raise _malformed(path, error) from error
 
@@ -122,37 +133,38 @@ def loaded_part(path: Path) -> bytes:
         MalformedError: ``image.elf`` where it can't be parsed.
     """
     try:
-        with path.open("rb") as file:
-            content = bytearray(file.read())
-        end = _end_of_segments(content)
+        with path.open("rb", buffering=0) as file:
+            reading = _Reading(file)
+            end = _end_of_segments(reading)
+            content = bytearray(reading.exactly(0, end))
     except _ELF_ERRORS as error:
         raise _malformed(path, error) from error
     offset, counts, width = _SECTIONS[content[4]]
     content[offset : offset + width] = bytes(width)  # e_shoff
     content[counts : counts + 4] = bytes(4)  # e_shnum, e_shstrndx
-    return bytes(content[:end])
+    return bytes(content)
 
 
-def _end_of_segments(content: bytearray) -> int:
+def _end_of_segments(reading: _Reading) -> int:
     """Where the last of what a loader reads ends. By hand: this is done for every module.
 
     Source: System V ABI, "ELF Header", "Program Header".
     """
-    order = "<" if content[5] == 1 else ">"
-    if content[4] == 2:
-        table, size, count = struct.unpack_from(f"{order}32xQ14xHH", content)
-        fields = f"{order}8xQ16xQ"
+    head = reading.some(0, 64)
+    order = "<" if head[5] == 1 else ">"
+    if head[4] == 2:
+        table, size, count = struct.unpack_from(f"{order}32xQ14xHH6x", head)
+        fields, end = f"{order}8xQ16xQ", 64
     else:
-        table, size, count = struct.unpack_from(f"{order}28xI10xHH", content)
-        fields = f"{order}4xI8xI"
-    if content[4] not in _SECTIONS or size < struct.calcsize(fields) or count > _MAX_SEGMENTS:
+        table, size, count = struct.unpack_from(f"{order}28xI10xHH6x", head)
+        fields, end = f"{order}4xI8xI", 52
+    if head[4] not in _SECTIONS or size < struct.calcsize(fields) or not 0 < count <= _MAX_SEGMENTS:
         raise ValueError("no table of segments that can be read")
-    end = int(table + size * count)
-    for at in range(table, end, size):
-        begin, length = struct.unpack_from(fields, content, at)
-        end = max(end, begin + length)
-    if end > len(content):
-        raise ValueError("the file ends before its segments do")
+    segments = reading.exactly(table, size * count)
+    end = max(end, int(table) + len(segments))
+    for at in range(0, len(segments), size):
+        begin, length = struct.unpack_from(fields, segments, at)
+        end = max(end, int(begin + length))
     return end
 
 
@@ -181,34 +193,8 @@ def _identity(head: bytes) -> tuple[int, int]:
     return machine, {1: 32, 2: 64}.get(head[4], 0)
 
 
-class _WithoutSections:
-    """A file whose header names no sections: no loader reads them, and they take time."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
-        file.seek(0)
-        self._head = bytearray(file.read(64))
-        if len(self._head) == 64 and self._head[4] in _SECTIONS:
-            offset, counts, width = _SECTIONS[self._head[4]]
-            self._head[offset : offset + width] = bytes(width)
-            self._head[counts : counts + 4] = bytes(4)
-        file.seek(0)
-
-    def read(self, size: int = -1) -> bytes:
-        at = self._file.tell()
-        data = self._file.read(size)
-        covered = self._head[at : at + len(data)]
-        return bytes(covered) + data[len(covered) :] if covered else data
-
-
 # By e_ident's class: where e_shoff is, where e_shnum and e_shstrndx are, e_shoff's width.
 _SECTIONS = {1: (0x20, 0x30, 4), 2: (0x28, 0x3C, 8)}
-
-
-def _opened(file: IO[bytes]) -> ELFFile:
-    # What it needs of a file are these three methods.
-    return ELFFile(cast("IO[bytes]", _WithoutSections(file)))
 
 
 def host_needs() -> ElfNeeds:
@@ -219,41 +205,98 @@ def host_needs() -> ElfNeeds:
     )
 
 
-def _segments(elf: ELFFile) -> Iterator[Segment]:
-    if elf.num_segments() > _MAX_SEGMENTS:
-        raise ValueError("more segments than any file needs")
-    yield from elf.iter_segments()
+class _Reading:
+    """A file of which few places are read; most lie in its first page, which is read just once."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._descriptor = file.fileno()
+        self._size = os.fstat(self._descriptor).st_size
+        self._head = os.pread(self._descriptor, _PAGE, 0)
+
+    def some(self, at: int, size: int) -> bytes:
+        """Bytes at a place; fewer where the file ends."""
+        if at + size <= len(self._head):
+            return self._head[at : at + size]
+        return os.pread(self._descriptor, size, at)
+
+    def exactly(self, at: int, size: int) -> bytes:
+        """Bytes at a place, all of them."""
+        if at + size > self._size:  # before memory is taken for what isn't there
+            raise ValueError("the file ends before its segments do")
+        data = self.some(at, size)
+        while len(data) < size:
+            more = os.pread(self._descriptor, size - len(data), at + len(data))
+            if not more:
+                raise ValueError("the file has become shorter")
+            data += more
+        return data
+
+    def text(self, at: int) -> str:
+        """The text at a place, up to its NUL."""
+        text, end, _ = self.some(at, _MAX_NAME + 1).partition(b"\0")
+        if not end:
+            raise ValueError(f"a name of more than {_MAX_NAME} bytes, or without an end")
+        return text.decode()
 
 
-def _text(tag: DynamicTag, name: str) -> str:
-    # pyelftools sets these names on a tag according to its kind.
-    value = getattr(tag, name)
-    if not isinstance(value, str) or len(value) > _MAX_NAME:
-        raise TypeError(f"{name} is no text of at most {_MAX_NAME} characters")
-    value.encode()
-    return value
+class _Segment(NamedTuple):
+    """A segment. Its kind is pyelftools' name for it, or a number where that has none."""
+
+    kind: str | int
+    offset: int
+    address: int
+    size: int
 
 
-def _parse(elf: ELFFile, machine: int, bits: int) -> ElfNeeds:
+class _Tag(NamedTuple):
+    """An entry of the dynamic section; its kind as a segment's."""
+
+    kind: str | int
+    value: int
+
+
+@lru_cache(maxsize=64)
+def _structures(
+    bits: int, *, little: bool, machine: str | None = None, system: str | None = None
+) -> ELFStructs:
+    """The structures for a kind of file. To make them takes longer than to read one with them."""
+    structures = ELFStructs(little_endian=little, elfclass=bits)
+    structures.create_basic_structs()
+    structures.create_advanced_structs(None, machine, system)
+    return structures
+
+
+def _needs(reading: _Reading) -> ElfNeeds:
+    """Read segments, the dynamic section and the names that it means.
+
+    Sections aren't looked at: no loader reads them, and they may say anything.
+    """
+    head = reading.exactly(0, 20)
+    machine, bits = _identity(head)
+    if not bits or head[5] not in (1, 2):
+        raise ValueError("neither 32 nor 64 bits, or of no byte order")
+    structures, segments = _segments(reading, bits, little=head[5] == 1)
     interpreter, needed, soname = "", [], ""
     runpath: tuple[str, ...] | None = None
     rpath: tuple[str, ...] = ()
-    for segment in _segments(elf):
-        if isinstance(segment, InterpSegment):
-            interpreter = str(segment.get_interp_name())
-        elif isinstance(segment, DynamicSegment):
-            for count, tag in enumerate(segment.iter_tags()):
-                match tag.entry.d_tag:
+    for segment in segments:
+        if segment.kind == "PT_INTERP":
+            interpreter = reading.text(segment.offset)
+        elif segment.kind == "PT_DYNAMIC" and segment.size:
+            tags = tuple(_tags(reading, structures, segment.offset))
+            names = _table_of_names(tags, segments)
+            for kind, value in tags:
+                match kind:
                     case "DT_NEEDED":
-                        needed.append(_text(tag, "needed"))
+                        needed.append(reading.text(names + value))
                     case "DT_SONAME":
-                        soname = _text(tag, "soname")
+                        soname = reading.text(names + value)
                     case "DT_RUNPATH":
-                        runpath = _folders(_text(tag, "runpath"))
+                        runpath = _folders(reading.text(names + value))
                     case "DT_RPATH":
-                        rpath = _folders(_text(tag, "rpath"))
-                if len(needed) > _MAX_LIBRARIES or count > _MAX_TAGS:
-                    raise ValueError("more libraries or tags than any file needs")
+                        rpath = _folders(reading.text(names + value))
+            if len(needed) > _MAX_LIBRARIES:
+                raise ValueError("more libraries than any file needs")
     return ElfNeeds(
         machine=machine,
         bits=bits,
@@ -263,6 +306,52 @@ def _parse(elf: ELFFile, machine: int, bits: int) -> ElfNeeds:
         rpath=rpath if runpath is None else (),
         runpath=runpath,
     )
+
+
+def _segments(
+    reading: _Reading, bits: int, *, little: bool
+) -> tuple[ELFStructs, tuple[_Segment, ...]]:
+    plain = _structures(bits, little=little)
+    head = reading.exactly(0, plain.Elf_Ehdr.sizeof())
+    header = struct_parse(plain.Elf_Ehdr, BytesIO(head))
+    machine, system = _name(header.e_machine), _name(header.e_ident.EI_OSABI)
+    structures = _structures(bits, little=little, machine=machine, system=system)
+    size, count = structures.Elf_Phdr.sizeof(), header.e_phnum
+    # No loader takes a table whose entries have another size.
+    if count > _MAX_SEGMENTS or (count and header.e_phentsize != size):
+        raise ValueError("more segments than any file needs, or of another size")
+    table = BytesIO(reading.exactly(header.e_phoff, count * size))
+    found = (struct_parse(structures.Elf_Phdr, table) for _ in range(count))
+    return structures, tuple(
+        _Segment(each.p_type, each.p_offset, each.p_vaddr, each.p_filesz) for each in found
+    )
+
+
+def _name(value: str | int) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _tags(reading: _Reading, structures: ELFStructs, start: int) -> Iterator[_Tag]:
+    """The dynamic section's entries up to the one that ends it, wherever its segment ends."""
+    size = structures.Elf_Dyn.sizeof()
+    for first in range(0, _MAX_TAGS, _TAGS_AT_ONCE):
+        entries = BytesIO(reading.some(start + first * size, _TAGS_AT_ONCE * size))
+        for _ in range(_TAGS_AT_ONCE):
+            tag = struct_parse(structures.Elf_Dyn, entries)
+            if tag.d_tag == "DT_NULL":
+                return
+            yield _Tag(tag.d_tag, tag.d_val)
+    raise ValueError("more tags than any file needs")
+
+
+def _table_of_names(tags: tuple[_Tag, ...], segments: tuple[_Segment, ...]) -> int:
+    """Where in the file the table is in which names have their places."""
+    addresses = [tag.value for tag in tags if tag.kind == "DT_STRTAB"]
+    for segment in segments:
+        begin, end = segment.address, segment.address + segment.size
+        if addresses and segment.kind == "PT_LOAD" and begin <= addresses[0] < end:
+            return addresses[0] - begin + segment.offset
+    raise ValueError("no table of names")
 
 
 def _folders(text: str) -> tuple[str, ...]:
@@ -372,12 +461,14 @@ class LibrarySearch:
 
     def _fitting(self, path: Path, needs: ElfNeeds) -> Path | None:
         """The file itself; None if it's elsewhere, no library, or another architecture's."""
+        if not path.exists():  # most are looked for in vain
+            return None
         real = Path(os.path.realpath(path))
-        inside = any(real.is_relative_to(folder) for folder in self.within)
+        inside = any(is_below(str(real), str(folder)) for folder in self.within)
         if not inside or not real.is_file():
             return None
         try:
-            with real.open("rb") as file:
+            with real.open("rb", buffering=0) as file:
                 fits = _identity(file.read(20)) == (needs.machine, needs.bits)
         except OSError:
             return None

@@ -7,18 +7,14 @@ and not imported.
 from __future__ import annotations
 
 import ast
-import codecs
-import contextlib
+import csv
 import fnmatch
-import hashlib
-import importlib.util
 import json
-import marshal
 import os
+import posixpath
 import re
 import sys
 import sysconfig
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,12 +24,10 @@ from pathlib import Path, PurePosixPath
 import casemate
 from casemate.errors import UsageError
 from casemate.image.bom.grammar import PythonItem
-from casemate.image.cache import cache_folder
+from casemate.image.compiling import compiled
+from casemate.image.places import RealPlaces, is_below
 from casemate.image.python_packages import VERSION, with_packages
 
-_HASH_BASED_UNCHECKED = (1).to_bytes(4, "little")
-_DIGEST = 32
-_MAX_SOURCE = 16 * 1024 * 1024
 _SKIPPED = {"__pycache__", "site-packages", "dist-packages"}
 _NOT_MINIMAL = {
     "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "pydoc_data",
@@ -54,9 +48,6 @@ _OF_RECORDS = re.compile(
     r"[^/]+\.dist-info/(METADATA|WHEEL|entry_points\.txt|top_level\.txt"
     r"|((licenses|license_files)/.*)|((LICEN[CS]E|COPYING|NOTICE|AUTHORS)[^/]*))"
 )
-_COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
-_LINE_END = re.compile(rb"\r\n?|\n")
-_PLAIN_CODECS = {"utf-8", "utf8", "ascii", "us-ascii", "latin-1", "latin1", "iso-8859-1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +82,16 @@ def python_files(item: PythonItem) -> Iterator[PythonFile]:
     item = with_packages(item)
     standard = Path(sysconfig.get_path("stdlib"))
     packages = _packages_folder(standard, version)
+    files = (
+        *_standard_library(standard, item, f"usr/lib/{version}"),
+        *_distributions(item, packages),
+        *_modules(item, packages),
+    )
     yield PythonFile(
         path="usr/bin/python3", source=_interpreter(item), executable=True, why="interpreter",
         root=_real(sys.base_prefix), interpreters_own=True,
     )  # fmt: skip
-    yield from _compiled(_standard_library(standard, item, f"usr/lib/{version}"))
-    yield from _compiled(_distributions(item, packages))
-    yield from _compiled(_modules(item, packages))
+    yield from _with_bytecode(files)
 
 
 def _interpreter(item: PythonItem) -> Path:
@@ -125,23 +119,21 @@ def _standard_library(standard: Path, item: PythonItem, target: str) -> Iterator
     minimal = item.stdlib == "minimal"
     root = _real(sys.base_prefix)
     unwanted = (*item.excludes, *(_NOT_MINIMAL_FILES if minimal else ()))
-    for path in _walk(standard, _SKIPPED | (_NOT_MINIMAL if minimal else set())):
-        relative = path.relative_to(standard).as_posix()
+    for relative, real in _walk(standard, _SKIPPED | (_NOT_MINIMAL if minimal else set())):
         if _matches(relative, unwanted) or _is_makefile(relative):
             continue
-        if path.suffix not in {".py", ".so", ".txt"} and minimal:
+        if minimal and not relative.endswith((".py", ".so", ".txt")):
             continue
         # Debian's has links: to files elsewhere in /usr, which count, and to this host's own
         # settings in /etc (sitecustomize.py is one), which don't.
-        real = _real(path)
-        if not real.is_file() or not real.is_relative_to(root):
+        source: Path | bytes = (place := Path(real))
+        if not is_below(real, str(root)) or not place.is_file():
             continue
-        source: Path | bytes = real
-        if path.name.startswith("_sysconfigdata"):
-            source = _without_paths(real.read_bytes())
+        if posixpath.basename(relative).startswith("_sysconfigdata"):
+            source = _without_paths(place.read_bytes())
         yield PythonFile(
             path=f"{target}/{relative}", source=source, why="standard library", root=root,
-            interpreters_own=path.suffix == ".so",
+            interpreters_own=relative.endswith(".so"),
         )  # fmt: skip
 
 
@@ -170,21 +162,25 @@ def _without_paths(source: bytes) -> bytes:
 
 def _distributions(item: PythonItem, target: str) -> Iterator[PythonFile]:
     for name in item.distributions:
-        found = _distribution(name, item)
+        found, files = _distribution(name, item)
         root = _real(str(found.locate_file("")))
-        for file in found.files or ():
-            relative = file.as_posix()
-            if file.is_absolute() or ".." in file.parts or "__pycache__" in file.parts:
+        places = RealPlaces(root=str(root))
+        for file in files:
+            # As a path has it: no empty parts, none that mean nothing.
+            parts = [part for part in file.split("/") if part not in ("", ".")]
+            relative = "/".join(parts)
+            if file[:1] in ("/", "") or ".." in parts or "__pycache__" in parts or "\0" in file:
                 continue
-            if _excluded(relative, item) or not (root / relative).is_file():
-                continue
-            yield PythonFile(
-                path=f"{target}/{relative}", source=_inside(root / relative, root, item.where),
-                why=f"distribution {name}", root=root,
-            )  # fmt: skip
+            if not _excluded(relative, item) and (source := Path(places.of(relative))).is_file():
+                _check_inside(f"{root}/{relative}", source, root, item.where)
+                yield PythonFile(
+                    path=f"{target}/{relative}", source=source, why=f"distribution {name}",
+                    root=root,
+                )  # fmt: skip
 
 
-def _distribution(name: str, item: PythonItem) -> metadata.Distribution:
+def _distribution(name: str, item: PythonItem) -> tuple[metadata.Distribution, tuple[str, ...]]:
+    """An installed distribution, and its files as its record names them."""
     places = [item.packages] if item.packages else sys.path
     found = next(iter(metadata.distributions(name=name, path=places)), None)
     if found is None:
@@ -196,7 +192,8 @@ def _distribution(name: str, item: PythonItem) -> metadata.Distribution:
             got=name,
             remedy=f"Install it into this environment: pip install {name}",
         )
-    if found.files is None or _is_editable(found):
+    files = _recorded(found)
+    if files is None or _is_editable(found):
         raise UsageError(
             "bom.python",
             f"{item.where}: the distribution {name} is not installed as files of its own",
@@ -205,7 +202,22 @@ def _distribution(name: str, item: PythonItem) -> metadata.Distribution:
             got=name,
             remedy="Install it from a wheel, or copy its folder by a target.",
         )
-    return found
+    return found, files
+
+
+def _recorded(found: metadata.Distribution) -> tuple[str, ...] | None:
+    """The files of a distribution; None where it has no record of them, or none to be read.
+
+    Of a wheel's record by hand: it has thousands of lines, of which few are asked for.
+    """
+    try:
+        record = found.read_text("RECORD")
+        if record:
+            return tuple(row[0] for row in csv.reader(record.splitlines()) if row)
+        files = found.files
+    except (csv.Error, ValueError):
+        return None
+    return None if files is None else tuple(file.as_posix() for file in files)
 
 
 def _is_editable(found: metadata.Distribution) -> bool:
@@ -228,28 +240,34 @@ def _modules(item: PythonItem, target: str) -> Iterator[PythonFile]:
                 expected="a file or folder beside the casemate package, or in it",
                 got=module,
             )
-        for path in _walk(start, {"__pycache__"}) if start.is_dir() else (start,):
-            relative = path.relative_to(base).as_posix()
+        for relative, real in _files_of_module(start, name):
             if not _excluded(relative, item):
+                source = Path(real)
+                _check_inside(f"{base}/{relative}", source, base, item.where)
                 yield PythonFile(
-                    path=f"{target}/{relative}", source=_inside(path, base, item.where),
-                    why=f"module {module}", root=base,
-                )  # fmt: skip
+                    path=f"{target}/{relative}", source=source, why=f"module {module}", root=base
+                )
 
 
-def _inside(path: Path, root: Path, where: str) -> Path:
-    """The file, links followed; they may not lead out of the folder that the bill names."""
-    real = _real(path)
-    if not real.is_relative_to(root):
+def _files_of_module(start: Path, name: PurePosixPath) -> Iterator[tuple[str, str]]:
+    if not start.is_dir():
+        yield name.as_posix(), str(_real(start))
+        return
+    for relative, real in _walk(start, {"__pycache__"}):
+        yield (name / relative).as_posix(), real
+
+
+def _check_inside(path: str, found: Path, root: Path, where: str) -> None:
+    """What a path means, links followed, must lie in the folder that the bill names."""
+    if not is_below(str(found), str(root)):
         raise UsageError(
             "bom.outside",
             f"{where}: {path} is a link that leads out of {root}",
-            field=str(path),
+            field=path,
             expected=f"a file in {root}",
-            got=str(real),
+            got=str(found),
             remedy="Install the package without links, or leave the file out by excludes.",
         )
-    return real
 
 
 def _excluded(relative: str, item: PythonItem) -> bool:
@@ -273,86 +291,51 @@ def _real(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _walk(folder: Path, skipped: set[str]) -> Iterator[Path]:
-    for where, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in skipped)
-        for name in sorted(files):
-            yield Path(where) / name
+def _walk(folder: Path, skipped: set[str]) -> Iterator[tuple[str, str]]:
+    """Files in a folder, in order: each one's path below it, and what that means, links followed.
+
+    Links to folders are passed over, and folders that can't be listed.
+    """
+    pending = [("", str(_real(folder)))]
+    while pending:
+        prefix, where = pending.pop()
+        try:
+            with os.scandir(where) as listing:
+                items = sorted(listing, key=lambda item: item.name)
+        except OSError:
+            continue
+        folders = []
+        for item in items:
+            if not _leads_to_a_folder(item):
+                # No link has led here, so a link itself is all that needs to be followed.
+                real = os.path.realpath(item.path) if item.is_symlink() else item.path
+                yield prefix + item.name, real
+            elif not item.is_symlink() and item.name not in skipped:
+                folders.append((f"{prefix}{item.name}/", item.path))
+        pending.extend(reversed(folders))
 
 
-def _compiled(files: Iterator[PythonFile]) -> Iterator[PythonFile]:
+def _leads_to_a_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link to itself, or to where nobody may look
+        return False
+
+
+def _with_bytecode(files: tuple[PythonFile, ...]) -> Iterator[PythonFile]:
     """Every file, and beside each source its bytecode, so that no start compiles anything."""
+    sources = (file for file in files if file.path.endswith(".py"))
+    codes = iter(compiled((_text(file.source), "/" + file.path) for file in sources))
     for file in files:
         yield file
-        if file.path.endswith(".py"):
-            text = file.source if isinstance(file.source, bytes) else file.source.read_bytes()
-            code = cached_bytecode(text, "/" + file.path)
-            if code is not None:
-                folder, name = file.path.rsplit("/", 1)
-                cached = f"{name[:-3]}.{sys.implementation.cache_tag}.pyc"
-                yield PythonFile(
-                    path=f"{folder}/__pycache__/{cached}", source=code, why=file.why, root=file.root
-                )
+        code = next(codes) if file.path.endswith(".py") else None
+        if code is not None:
+            folder, _, name = file.path.rpartition("/")
+            cached = f"{name[:-3]}.{sys.implementation.cache_tag}.pyc"
+            yield PythonFile(
+                path=f"{folder}/__pycache__/{cached}", source=code, why=file.why, root=file.root
+            )
 
 
-def cached_bytecode(text: bytes, name: str) -> bytes | None:
-    """As `bytecode`, from the user's own cache where it is there: most of a build is compiling."""
-    key = hashlib.sha256(importlib.util.MAGIC_NUMBER + name.encode() + b"\0" + text).hexdigest()
-    try:
-        path = cache_folder("bytecode") / key[:2] / key[2:]
-        stored = path.read_bytes()
-        if hashlib.sha256(stored[_DIGEST:]).digest() == stored[:_DIGEST]:
-            return stored[_DIGEST:]
-    except (OSError, RuntimeError):  # not there, or no home
-        pass
-    code = bytecode(text, name)
-    if code is not None:
-        with contextlib.suppress(OSError, RuntimeError):
-            path = cache_folder("bytecode") / key[:2] / key[2:]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f"{path.name}.{os.getpid()}")
-            part.write_bytes(hashlib.sha256(code).digest() + code)
-            part.replace(path)
-    return code
-
-
-def bytecode(text: bytes, name: str) -> bytes | None:
-    """The bytecode of a source file; the same bytes on every machine for the same source.
-
-    Version 2 of marshal's format has no references, whose presence depends on chance; the
-    hash-based header has no time.
-
-    Args:
-        text: the source.
-        name: its path in the new root, which tracebacks show.
-
-    Returns:
-        None for what doesn't compile, such as a template; whoever imports it sees the error.
-    """
-    if len(text) > _MAX_SOURCE or not _has_plain_codec(text):
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            code = compile(text, name, "exec", dont_inherit=True, optimize=0)
-        body = marshal.dumps(code, 2)
-    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
-        return None
-    return (
-        importlib.util.MAGIC_NUMBER
-        + _HASH_BASED_UNCHECKED
-        + importlib.util.source_hash(text)
-        + body
-    )
-
-
-def _has_plain_codec(text: bytes) -> bool:
-    """Whether the source names no codec, or one that is part of the interpreter.
-
-    A codec is code: by its name alone it would be looked for and imported here.
-    """
-    for line in _LINE_END.split(text.removeprefix(codecs.BOM_UTF8), 2)[:2]:
-        found = _COOKIE.match(line)
-        if found:
-            return found[1].decode("latin-1").lower().replace("_", "-") in _PLAIN_CODECS
-    return True
+def _text(source: Path | bytes) -> bytes:
+    return source if isinstance(source, bytes) else source.read_bytes()

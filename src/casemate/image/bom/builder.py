@@ -20,8 +20,8 @@ from casemate.image.elf import (
     configured_folders,
     expand_folders,
     host_needs,
-    is_elf,
     loaded_part,
+    looked_at,
     read_needs,
 )
 from casemate.image.tree import EntryKind, TreeEntry
@@ -116,10 +116,14 @@ class Builder:
             inherited: RPATH of what loads it.
         """
         path = merged(path)
-        elf = source if isinstance(source, Path) and is_elf(source) else None
+        elf, size = None, 0
+        if isinstance(source, Path):
+            size, reads_as_elf = looked_at(source)
+            elf = source if reads_as_elf else None
         if elf is not None and strip:
             source = loaded_part(elf)
-        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        if isinstance(source, bytes):
+            size = len(source)
         if mode is None:
             mode = 0o755 if executable else 0o644
         uid, gid = owner
@@ -234,11 +238,13 @@ class Builder:
                     path=name, kind=EntryKind.SYMLINK, mode=0o777, target=f"usr/{name}"
                 )
                 self.entries[name], self.why[name] = link, "merged layout"
+        seen: set[str] = set()
         for path in list(self.entries):
-            parent = path
-            while "/" in parent:
-                parent = parent.rsplit("/", 1)[0]
+            parent = path.rpartition("/")[0]
+            while parent and parent not in seen:
+                seen.add(parent)
                 self.add_folder(parent, why=self.why[path])
+                parent = parent.rpartition("/")[0]
         entries = tuple(self.entries[path] for path in sorted(self.entries))
         return Assembly(
             entries=entries, why=MappingProxyType(self.why), warnings=tuple(self.warnings)
