@@ -12,8 +12,6 @@ import click
 
 from casemate.cli.progress import progress_bars
 from casemate.encoding import decode_hex
-from casemate.image import artifact
-from casemate.image.oci.reference import parse_reference
 from casemate.project.registries import RegistryAccess
 from casemate.types import Sha384
 
@@ -55,6 +53,9 @@ def push(access: RegistryAccess, image: Path, reference: str, as_json: bool) -> 
 
     The registry sees ciphertext, its size and the image's id. What it has is not sent again.
     """
+    from casemate.image import artifact
+    from casemate.image.oci.reference import parse_reference
+
     wanted = parse_reference(reference)
     with progress_bars() as bar:
         digest, image_id = artifact.push(image, access.repository(wanted), wanted, bar("pushing"))
@@ -75,6 +76,9 @@ def pull(
     After a cut the same command goes on where it ended. Nobody who opens the image relies on the
     registry: the launch contract pins the id.
     """
+    from casemate.image import artifact
+    from casemate.image.oci.reference import parse_reference
+
     wanted = parse_reference(reference)
     expected = Sha384(decode_hex(image_id, field="--id", length=48)) if image_id else None
     with progress_bars() as bar:

@@ -12,15 +12,9 @@ import click
 from casemate.cli.image_registry import registry_access
 from casemate.cli.progress import progress_bars
 from casemate.errors import UsageError
-from casemate.image.bom.doctor import examine
 from casemate.image.copying import copy_tree
-from casemate.image.oci.export import export_layout
-from casemate.image.oci.manifest import ContainerConfig
-from casemate.image.oci.ocicrypt import read_key
 from casemate.project.registries import RegistryAccess
 from casemate.project.sources import read_source
-
-_PLAIN = ContainerConfig(argv=(), environment={}, working_directory="/", user="")
 
 include_dirs = click.option(
     "-i",
@@ -82,6 +76,8 @@ def doctor(source: str, include_dirs: tuple[Path, ...], as_json: bool) -> None:
     Libraries that are loaded by name, interpreters of scripts, Python modules, certificates,
     accounts, name services, locales, time zones, links to nothing. A finding may be meant.
     """
+    from casemate.image.bom.doctor import examine
+
     findings = examine(read_source(source, include_dirs=include_dirs))
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(each) for each in findings]))
@@ -135,13 +131,18 @@ def export(
             expected="a public key, or --not-encrypted",
             got="neither",
         )
+    from casemate.image.oci.export import export_layout
+    from casemate.image.oci.manifest import ContainerConfig
+    from casemate.image.oci.ocicrypt import read_key
+
+    plain = ContainerConfig(argv=(), environment={}, working_directory="/", user="")
     keys = tuple(read_key(path, private=False) for path in recipients)
     with progress_bars() as bar:
         tree = read_source(
             source, include_dirs=include_dirs, decryption_keys=decryption_keys, access=access,
             progress=bar("reading"),
         )  # fmt: skip
-        config = tree.container.config if tree.container is not None else _PLAIN
+        config = tree.container.config if tree.container is not None else plain
         if argv:
             config = dataclasses.replace(config, argv=argv)
         done = export_layout(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from casemate.image.oci import ContainerTree
 from casemate.image.tree import EntryKind, FilePart, TreeEntry
+
+if TYPE_CHECKING:
+    from casemate.image.oci import ContainerTree
 
 _MAX_ACCOUNTS = 1 << 20
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

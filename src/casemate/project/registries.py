@@ -7,16 +7,17 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from casemate.image.cache import cache_folder
-from casemate.image.oci import ContainerTree, read_container_image
-from casemate.image.oci.auth import find_credentials
-from casemate.image.oci.distribution import Repository
-from casemate.image.oci.http import RegistryClient
-from casemate.image.oci.ocicrypt import Key
-from casemate.image.oci.pull import pull_layout
-from casemate.image.oci.reference import Reference, parse_reference
 from casemate.image.workers import Progress
+
+# Imported where a registry is asked: every command that may ask one would wait for it.
+if TYPE_CHECKING:
+    from casemate.image.oci import ContainerTree
+    from casemate.image.oci.distribution import Repository
+    from casemate.image.oci.ocicrypt import Key
+    from casemate.image.oci.reference import Reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,10 @@ class RegistryAccess:
         Raises:
             UsageError: ``registry.credentials``.
         """
+        from casemate.image.oci.auth import find_credentials
+        from casemate.image.oci.distribution import Repository
+        from casemate.image.oci.http import RegistryClient
+
         credentials = find_credentials(
             reference.host, reference.name, environment=os.environ, auth_file=self.auth_file
         )
@@ -75,6 +80,10 @@ def read_from_registry(
         UsageError, MalformedError, NotGenuineError, UnavailableError: ``registry.*``,
             ``container.*``.
     """
+    from casemate.image.oci import read_container_image
+    from casemate.image.oci.pull import pull_layout
+    from casemate.image.oci.reference import parse_reference
+
     reference = parse_reference(text)
     name = hashlib.sha256(str(reference).encode()).hexdigest()[:32]
     folder = cache_folder("pulls") / name

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from casemate.errors import UsageError
 from casemate.image.bom import Assembly, assemble, load_bom
-from casemate.image.model import read_model_folder
-from casemate.image.oci import ContainerTree, read_container_image
-from casemate.image.oci.ocicrypt import Key, read_key
 from casemate.image.tree import tree_from_directory
 from casemate.image.workers import Progress
 from casemate.project.registries import RegistryAccess, read_from_registry
+
+# What reads a kind of source is imported where that kind is read: container images and registries
+# would be most of the start for a bill of materials.
+if TYPE_CHECKING:
+    from casemate.image.oci import ContainerTree
+    from casemate.image.oci.ocicrypt import Key
 
 _IN_THE_BOX = "bom:"
 _CONTAINERS = ("oci:", "docker-archive:")
@@ -57,7 +61,7 @@ def read_source(
         UsageError: it isn't there, or what it names isn't.
         MalformedError: a bill that is none.
     """
-    keys = tuple(read_key(path, private=True) for path in decryption_keys)
+    keys = _keys(decryption_keys)
     if source.startswith(_CONTAINERS):
         return _container(source.partition(":")[2], keep_times=keep_times, limit=limit, keys=keys)
     if source.startswith(_REGISTRIES):
@@ -88,9 +92,19 @@ def read_source(
     )
 
 
+def _keys(paths: tuple[Path, ...]) -> tuple[Key, ...]:
+    if not paths:
+        return ()
+    from casemate.image.oci.ocicrypt import read_key
+
+    return tuple(read_key(path, private=True) for path in paths)
+
+
 def _model(
     path: Path, *, keep_times: bool, allow_pickle: bool, progress: Progress | None
 ) -> Assembly:
+    from casemate.image.model import read_model_folder
+
     mtime = None if keep_times else 0
     model = read_model_folder(path, allow_pickle=allow_pickle, mtime=mtime, progress=progress)
     return Assembly(
@@ -103,6 +117,8 @@ def _model(
 
 def _container(reference: str, *, keep_times: bool, limit: int, keys: tuple[Key, ...]) -> Assembly:
     """A container image; the path is the longest part that is there, for it may hold colons."""
+    from casemate.image.oci import read_container_image
+
     path, tag = reference, ""
     if not Path(path).exists():
         if "@sha256:" in reference:

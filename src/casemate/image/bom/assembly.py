@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from casemate.errors import UsageError
-from casemate.image.oci import ContainerTree
 from casemate.image.tree import TreeEntry
+
+if TYPE_CHECKING:
+    from casemate.image.oci import ContainerTree
 
 OF = " of "
 """In a reason: for the sake of another file, whose path follows."""
