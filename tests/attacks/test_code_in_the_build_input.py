@@ -39,11 +39,15 @@ STARTS = {"exec", "import", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", 
 # Casemate's own program, which is watched by itself below.
 COMPILER = [sys.executable, "-I", "-S", bytecode.__file__]
 events, compilers, watching = [], 0, False
+def of_the_c_library(event, arguments):  # that runs already: sealing calls functions of it
+    return (event == "ctypes.dlopen" and arguments == (None,)) or (
+        event == "ctypes.dlsym" and arguments[0]._name is None
+    )
 def hook(event, arguments):
     global compilers
     if watching and event == "subprocess.Popen" and arguments[1] == COMPILER:
         compilers += 1
-    elif watching and event in STARTS:
+    elif watching and event in STARTS and not of_the_c_library(event, arguments):
         events.append(f"{event} {arguments!r}"[:200])
 sys.addaudithook(hook)
 def build(bill, image):
