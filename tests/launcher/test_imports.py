@@ -72,3 +72,20 @@ def test_a_certificate_is_minted_without_the_others_libraries_and_what_makes_it_
     assert "casemate.launcher.certificate" not in modules
     assert "casemate.protocol.certificate" not in modules
     assert "casemate.protocol.certificate" in modules_after("import casemate.launcher.certificate")
+
+
+# What only hardware's evidence is held against, and what only its verifiers need.
+ENDORSEMENTS = ("activation", "dcap", "enrolment", "jwks", "ocsp", "rim", "sorting", "tcb")
+TO_THE_FIRST_PACKET = """
+import casemate.launcher.run, casemate.launcher.fetch, casemate.tee.simulated
+from casemate.channel.knowledge import knowledge_from_files
+from casemate.tee.platform import Place, open_tee
+knowledge_from_files(())
+"""
+
+
+def test_a_simulated_launch_imports_no_parser_of_endorsements_before_its_first_packet():
+    modules = modules_after(TO_THE_FIRST_PACKET)
+    assert "casemate.endorsements.collection" in modules
+    assert not modules & {f"casemate.endorsements.{name}" for name in ENDORSEMENTS}
+    assert not modules & {"casemate.encoding.jose", "casemate.verify.anything", "grpc"}
