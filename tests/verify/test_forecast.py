@@ -7,10 +7,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.support.policies import policy_text
 
 from casemate.endorsements.collection import sort_endorsements
-from casemate.errors import MalformedError
+from casemate.errors import MalformedError, UnavailableError
 from casemate.policy import PolicyDocument
 from casemate.project.verification import Expected, Verification
 from casemate.verify.chain import fingerprint
+from casemate.verify.forecast import forecast_end
 from casemate.verify.roots import VendorRoots
 from casemate_testkit.dcap import DcapPlatform, Tcb, TcbLevel
 from casemate_testkit.pki import DAY, NOW
@@ -144,3 +145,26 @@ def test_judged_by_the_standard_edition_alone():
 def test_collateral_that_is_no_early_word_of_the_other(files):
     with pytest.raises(MalformedError, match="isn't an endorsement"):
         sort_endorsements([(f"file {n}", each) for n, each in enumerate(files)])
+
+
+ENDS = [NOW + days * DAY for days in (3, 7, 12, 21, 40)]
+
+
+@pytest.mark.parametrize("ends", [(), ENDS, [ENDS[2]], [ENDS[0], ENDS[3]]])
+@pytest.mark.parametrize("really", [ENDS[0], ENDS[2], ENDS[2] + 7 * MINUTE, NOW + MINUTE / 2])
+def test_what_is_known_to_end_changes_where_it_looks_and_nothing_that_it_says(ends, really):
+    judged = []
+
+    def judge(moment):
+        judged.append(moment)
+        return UnavailableError("it.ended", "it ended") if moment >= really else None
+
+    found = forecast_end(judge, at=NOW, within=MONTH, ends=ends)
+    assert really - MINUTE - datetime.timedelta(seconds=1) <= found.at <= really
+    if really in ends:
+        assert len(judged) <= 5  # instead of 17
+
+
+def test_the_end_of_collateral_is_known_to_the_second():
+    (found,) = foretold(INTEL.sgx_quote(), INTEL.collateral())
+    assert found.at == NOW + 20 * DAY - datetime.timedelta(seconds=1)

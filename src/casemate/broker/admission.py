@@ -11,7 +11,7 @@ from casemate.evidence import Tee
 from casemate.policy import AppraisedReport, PolicyDocument, appraise
 from casemate.protocol import VerifiedPeer
 from casemate.verify import Known, VerifiedReport
-from casemate.verify.forecast import Forecast, forecast_end, forecast_recovery
+from casemate.verify.forecast import Forecast, forecast_end, forecast_recovery, known_ends
 
 _TIMELESS = (Tee.SIMULATED, Tee.IDENTITY_KEY)
 """Their evidence has no certificate that could end: only a policy can."""
@@ -107,6 +107,7 @@ def foretell(
             ),
             at=at,
             within=within,
+            ends=known_ends(known.endorsements) if known else (),
         )
     ]
     if known is not None and known.endorsements.dcap_early is not None:

@@ -25,7 +25,7 @@ from casemate.protocol.binding import Claims, parse_claims, report_data_for
 from casemate.types import Sha256, Sha384
 from casemate.verify.anything import verify_anything
 from casemate.verify.checks import Check, CheckList
-from casemate.verify.forecast import Forecast, forecast_end, forecast_recovery
+from casemate.verify.forecast import Forecast, forecast_end, forecast_recovery, known_ends
 from casemate.verify.ratls import check_own_word
 from casemate.verify.report import ClaimValue, VerifiedReport, claim_as_json
 from casemate.verify.roots import VENDOR_ROOTS, VendorRoots
@@ -244,6 +244,7 @@ class Verification:
                 lambda moment: replace(same, at=moment).verify(data).error,
                 at=self.at,
                 within=within,
+                ends=known_ends(used),
             )
         ]
         if (early := used.dcap_early) is not None:

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import datetime
 import json
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from casemate.endorsements.dcap import DcapCollateral
 from casemate.errors import NotGenuineError, UnavailableError
@@ -31,6 +33,9 @@ from casemate.verify.checks import CheckList
 from casemate.verify.collateral import TCB_SIGNER, common_name
 from casemate.verify.report import ClaimValue, VerifiedReport
 from casemate.verify.tcb import platform_claims
+
+if TYPE_CHECKING:
+    import dcap_qvl
 
 _SGX_VERSION = 3
 
@@ -79,7 +84,7 @@ def verify_quote(
         "dcap.verification", "PCK chain, revocation, QE, signature and TCB level hold"
     ):
         try:
-            parsed = dcap_qvl.QuoteCollateralV3.from_json(current.text)
+            parsed = _for_library(current.text)
             now = int(at.timestamp())
             if root is None:
                 verified = dcap_qvl.verify(quote.data, parsed, now)
@@ -116,6 +121,18 @@ def verify_quote(
         claims=claims,
         checks=checks.done(),
     )
+
+
+@lru_cache(maxsize=8)
+def _for_library(text: str) -> dcap_qvl.QuoteCollateralV3:
+    """The collateral as the library takes it, kept from quote to quote.
+
+    What is kept is the reading of a text, of the very same text, and can't be written to. Nothing
+    that was found of it is kept: its signatures, dates and revocation lists are checked each time.
+    """
+    import dcap_qvl
+
+    return dcap_qvl.QuoteCollateralV3.from_json(text)
 
 
 def _current(collateral: DcapCollateral | None, at: datetime.datetime) -> DcapCollateral:

@@ -5,7 +5,8 @@ and with the vendor's newer word, so what is foretold is what happens if nobody 
 
  1. What passes now and not at the end of the span stops in between, once: certificates, revocation
     lists, collateral and tokens end and stay ended, and ages only grow. The moment is found by
-    halving, to the minute.
+    halving, to the minute: first the moments at which something is known to end, for it is mostly
+    one of these and a judgement takes as long as a verification, then what time is left.
  2. Intel publishes TCB information early, with a higher ``tcbEvaluationDataNumber``, before that
     becomes the standard. Where it is at hand beside the standard one, its verdict is compared.
 """
@@ -13,13 +14,15 @@ and with the vendor's newer word, so what is foretold is what happens if nobody 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from casemate.endorsements.collection import Endorsements
 from casemate.errors import CasemateError, UnavailableError
 from casemate.verify.report import ClaimValue
 
 _MINUTE = datetime.timedelta(minutes=1)
+_SECOND = datetime.timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,7 @@ def forecast_end(
     *,
     at: datetime.datetime,
     within: datetime.timedelta,
+    ends: Iterable[datetime.datetime] = (),
 ) -> Forecast | None:
     """Whether evidence that passes at a time stops passing within a span, and when.
 
@@ -72,11 +76,22 @@ def forecast_end(
         judge: the whole judgement at a time: None, or why it doesn't pass.
         at: a time at which it passes.
         within: how far to look ahead.
+        ends: when something that it rests on ends. Only where to look first: what is told is the
+            judgement's.
     """
     error = judge(at + within)  # 1
     if error is None:
         return None
     good, bad = at, at + within
+    around = sorted({end + side for end in ends for side in (-_SECOND, _SECOND)})
+    likely = [moment for moment in around if good < moment < bad]
+    while likely:
+        half = len(likely) // 2
+        found = judge(likely[half])
+        if found is None:
+            good, likely = likely[half], likely[half + 1 :]
+        else:
+            bad, error, likely = likely[half], found, likely[:half]
     while bad - good > _MINUTE:
         middle = good + (bad - good) / 2
         found = judge(middle)
@@ -93,6 +108,17 @@ def forecast_end(
         field=error.field,
         remedy=error.remedy,
     )
+
+
+def known_ends(endorsements: Endorsements) -> Iterator[datetime.datetime]:
+    """When each endorsement ends by its own word."""
+    if endorsements.dcap is not None:
+        yield endorsements.dcap.valid_until
+    for certificate in endorsements.certificates:
+        yield certificate.not_valid_after_utc
+    for revocations in endorsements.revocation_lists:
+        if revocations.next_update_utc is not None:
+            yield revocations.next_update_utc
 
 
 def forecast_recovery(
