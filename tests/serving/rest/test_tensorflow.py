@@ -1,6 +1,8 @@
 """TensorFlow Serving's REST interface: forms of requests, of answers, and of refusals."""
 
 import base64
+import contextlib
+import gc
 import io
 import json
 import time
@@ -13,6 +15,7 @@ from tests.support.serving_core import served_core
 
 from casemate.errors import CasemateError, MalformedError
 from casemate.serving.rest.http import Request
+from casemate.serving.rest.json_tensors import parse
 from casemate.serving.rest.tensorflow import TensorFlowRest
 from casemate.serving.status import Code, status_of
 
@@ -245,3 +248,11 @@ def test_rows_of_outputs_that_have_none_are_refused(tmp_path):
     assert ask(served, PREDICT, {"inputs": [1, 2]}) == {"outputs": 3.0}
     with pytest.raises(CasemateError, match="row by row"):
         ask(served, PREDICT, {"instances": [1, 2]})
+
+
+@pytest.mark.parametrize("body", [b'{"inputs": [[1, 2]]}', b'{"inputs": [[1, 2}', b'{"a": NaN}'])
+def test_the_collector_of_cycles_pauses_for_the_parser_alone(body):
+    with contextlib.suppress(MalformedError):
+        parse(body, max_bytes=100)
+
+    assert gc.isenabled()
