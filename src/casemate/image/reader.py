@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import repeat
+from itertools import repeat, starmap
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -447,17 +447,17 @@ class SealedImage:
             tags = self._file.tags(first, count)
             for place, each in enumerate(sealed):
                 each[-TAG_SIZE:] = tags[TAG_SIZE * place : TAG_SIZE * (place + 1)]
-            # The loop is map's: each of Python's steps is one that other threads wait for.
-            done = map(
-                self._cipher.decrypt_into,
+            # The loop is starmap's: each of Python's steps is one that other threads wait for.
+            parts = zip(
                 chunk_nonces(first, count),
                 sealed,
-                repeat(self._data),
+                repeat(self._data, count),
                 [out[at : at + CHUNK_SIZE] for at in range(0, len(out), CHUNK_SIZE)],
+                strict=True,  # none may be left out
             )
             place = first
             try:
-                for _ in done:
+                for _ in starmap(self._cipher.decrypt_into, parts):
                     place += 1
             except InvalidTag as error:
                 raise self._corrupt(place) from error

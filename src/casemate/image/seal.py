@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import repeat, starmap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -264,7 +264,9 @@ class _Plaintext:
                     each[: len(chunk) + TAG_SIZE]
                     for each, chunk in zip(room, run.chunks, strict=False)
                 ]
-                deque(map(cipher.encrypt_into, run.nonces(), run.chunks, repeat(data), sealed), 0)
+                bound = repeat(data, len(sealed))
+                parts = zip(run.nonces(), run.chunks, bound, sealed, strict=True)
+                deque(starmap(cipher.encrypt_into, parts), 0)
                 run.of(tags)[:] = b"".join([each[-TAG_SIZE:] for each in sealed])
                 output.write([each[:-TAG_SIZE] for each in sealed], PAYLOAD_START + run.start)
                 return run.size
@@ -288,9 +290,11 @@ def _each(table: bytes | memoryview) -> list[bytes]:
 
 
 def _digests(digester: AESGCM, run: _Run, places: list[memoryview]) -> bytes:
-    # The loop is map's: each of Python's steps is one that other threads wait for.
-    deque(map(digester.encrypt_into, run.nonces(), repeat(b""), run.chunks, places), 0)
-    return b"".join(places[: len(run.chunks)])
+    # The loop is starmap's: each of Python's steps is one that other threads wait for.
+    count = len(run.chunks)
+    parts = zip(run.nonces(), repeat(b"", count), run.chunks, places[:count], strict=True)
+    deque(starmap(digester.encrypt_into, parts), 0)
+    return b"".join(places[:count])
 
 
 @contextmanager
