@@ -69,6 +69,7 @@ from casemate.evidence.tpm import parse_tpm_evidence, parse_tpm_quote, parse_tpm
 from casemate.evidence.tpm_public import parse_tpm_public
 from casemate.image.artifact import encode_manifest, parse_manifest
 from casemate.image.bom.grammar import parse_bom_text
+from casemate.image.bytecode import parse_bytecode
 from casemate.image.elf import loaded_part, read_needs
 from casemate.image.format import parse_header, parse_prologue, parse_toc
 from casemate.image.keys import parse_key_file
@@ -574,6 +575,9 @@ TARGETS: Mapping[str, Target] = {
         allowed=(MalformedError, UsageError),
         seeds=lambda: [Path("/bin/true").read_bytes()[:65536]],
         max_size=65536,
+    ),
+    "bytecode": Target(
+        run=parse_bytecode, allowed=(ValueError,), seeds=_given(bytes(8), b"\1\0\0\0\2\0\0\0ab")
     ),
     "checkpoint": Target(run=read_checkpoint, allowed=_ANY_CAUSE, seeds=_given(b"PK\x03\x04")),
     "container-layer": Target(
