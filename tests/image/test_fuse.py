@@ -223,6 +223,27 @@ def test_what_a_small_read_had_to_decrypt_is_kept(tmp_path: Path, mountpoint: Pa
         assert kept >= 8
 
 
+def test_a_mount_that_nobody_reads_from_uses_no_processor(tmp_path: Path, mountpoint: Path) -> None:
+    """Who answers asks for more for a moment, and for a moment only."""
+    with (
+        opened(tmp_path, file("a", varied(60 * CHUNK))) as image,
+        FuseMount(image, mountpoint, servers=2),
+    ):
+        with (mountpoint / "a").open("rb", buffering=0) as mounted:
+            for chunk in range(60):  # one request each, soon after one another
+                os.pread(mounted.fileno(), 4096, chunk * 37 % 60 * CHUNK)
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        servers = ["self", *children]
+
+        def used() -> int:
+            values = [Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1] for one in servers]
+            return sum(int(value.split()[11]) + int(value.split()[12]) for value in values)
+
+        before = used()
+        time.sleep(0.4)
+        assert used() - before <= 5, "of 40 hundredths of a second"
+
+
 def test_stopping_works_while_files_are_open(tmp_path: Path, mountpoint: Path) -> None:
     with opened(tmp_path, file("a", varied(12 * CHUNK))) as image:
         mount = FuseMount(image, mountpoint)

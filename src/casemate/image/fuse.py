@@ -20,7 +20,7 @@ from typing import Self
 from casemate.errors import CasemateError, UnavailableError
 from casemate.image import fuse_wire as wire
 from casemate.image.format import CHUNK_SIZE, TocEntry
-from casemate.image.fuse_helpers import DEVICE, Helpers, Storer
+from casemate.image.fuse_helpers import DEVICE, Helpers, Requests, Storer
 from casemate.image.fuse_wire import FuseError, Node, Op, Request
 from casemate.image.mounting import (
     MNT_DETACH,
@@ -34,7 +34,6 @@ from casemate.image.mounting import (
 from casemate.image.reader import SealedImage
 from casemate.image.tree import EntryKind
 
-_REQUEST_ROOM = 1 << 16
 _CAP_SYS_ADMIN = 21
 _PAGE = 4096
 _MOST_SERVERS = 4
@@ -170,15 +169,9 @@ class FuseMount:
         server: _Server | None = None
         try:
             server = _Server(self._image, self._tree, descriptor, on_error)
-            request = memoryview(bytearray(_REQUEST_ROOM))
-            while True:
-                try:
-                    length = os.readv(descriptor, [request])
-                except OSError as error:
-                    if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
-                        continue  # a request that was withdrawn before we took it
-                    return  # ENODEV, ECONNABORTED: unmounted
-                refused = server.answer(request[:length])
+            requests = Requests(descriptor)
+            while (request := requests.next()) is not None:
+                refused = server.answer(request)
                 if refused is not None:
                     self._refused = refused or None
                     self._ready.set()

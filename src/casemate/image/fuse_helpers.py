@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import logging
 import os
@@ -20,6 +21,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -38,6 +40,8 @@ DEVICE = "/dev/fuse"
 _CLONE = 0x8004E500  # FUSE_DEV_IOC_CLONE: another descriptor for the same mount
 _PR_SET_PDEATHSIG = 1
 _MAX_REPORT = 1 << 16
+_REQUEST_ROOM = 1 << 16
+_AWAKE_SECONDS = 300e-6  # a reader takes 50 to 150 from an answer to its next request
 _LISTEN_SECONDS = 5.0
 _STORED_AT_ONCE = 8  # chunks; waking a thread for each would cost more than it saves
 _MAX_STORES = 2  # such groups that wait; what is more is left to be read again
@@ -180,6 +184,52 @@ def _parsed(report: bytes) -> CasemateError:
     kind = _KINDS[message.take("cause", int)]
     parts = {name: message.take_optional(name, str) for name in _PARTS}
     return kind(message.take("code", str), message.take("message", str), **parts)
+
+
+class Requests:
+    """The kernel's requests on one descriptor, one after the other.
+
+    Waking a processor that sleeps takes longer than answering a small read. So who answered asks
+    for the next request for a moment before sleeping, and lets others run in between; but only
+    while requests come that fast: where the last one took longer, this sleeps at once. With one
+    processor there is nothing to keep awake.
+
+    Args:
+        device: the mount's descriptor.
+    """
+
+    def __init__(self, device: int) -> None:
+        self._descriptor = device
+        self._room = memoryview(bytearray(_REQUEST_ROOM))
+        self._longest = _AWAKE_SECONDS if len(os.sched_getaffinity(0)) > 1 else 0.0
+        self._awake = 0.0  # for how long to ask again
+        self._sleeps = True  # whether the descriptor waits for a request
+
+    def next(self) -> memoryview | None:
+        """The next request, until this is called again; None where the mount is gone."""
+        answered = time.perf_counter()
+        if self._sleeps != (self._awake == 0.0):
+            self._let_sleep(not self._sleeps)
+        while True:
+            try:
+                length = os.readv(self._descriptor, (self._room,))
+            except BlockingIOError:
+                if time.perf_counter() - answered < self._awake:
+                    os.sched_yield()
+                else:
+                    self._let_sleep(True)
+            except OSError as error:
+                if error.errno not in (errno.EINTR, errno.ENOENT):
+                    return None  # ENODEV, ECONNABORTED: unmounted
+                # A request that was withdrawn before we took it.
+            else:
+                fast = time.perf_counter() - answered < self._longest
+                self._awake = self._longest if fast else 0.0
+                return self._room[:length]
+
+    def _let_sleep(self, sleeps: bool) -> None:
+        os.set_blocking(self._descriptor, sleeps)
+        self._sleeps = sleeps
 
 
 class Storer:
