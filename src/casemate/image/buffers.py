@@ -7,20 +7,24 @@ import mmap
 _LINE = 64  # bytes that a processor moves between its caches at once
 
 
-def page_buffer(size: int) -> memoryview:
-    """So many zero bytes that begin with a page of memory.
+def page_buffer(size: int, *, head: int = 0) -> memoryview:
+    """So many zero bytes, of which those behind the head begin with a page of memory.
 
     The kernel copies to and from such an address at up to twice the speed that it has for a large
     ``bytearray``, whose bytes begin 16 or 32 behind a page's first.
 
     Args:
         size: in bytes, at least 1.
+        head: of these, the ones that something short comes before the rest in, in bytes.
 
     Raises:
         MemoryError: where there's none left.
     """
+    before = -head % mmap.PAGESIZE
     try:
-        return memoryview(mmap.mmap(-1, size))
+        # Private: Python's default would share the memory with every process forked from here.
+        pages = mmap.mmap(-1, before + size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return memoryview(pages)[before:]
     except OSError as error:
         raise MemoryError(f"{size} bytes") from error
 

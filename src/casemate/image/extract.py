@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from casemate.errors import UsageError
+from casemate.image.buffers import page_buffer
 from casemate.image.format import CHUNK_SIZE, TocEntry
 from casemate.image.reader import SealedImage
 from casemate.image.storage import extracted_size, megabytes
@@ -198,7 +199,7 @@ class _Extraction:
 
     @contextmanager
     def _writer(self, slices: list[_Slice]) -> Iterator[Step]:
-        buffer = memoryview(bytearray(_BATCH))
+        buffer = page_buffer(_BATCH)
         with _Folders(self._root) as folders:
 
             def step(index: int) -> int:

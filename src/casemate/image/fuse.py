@@ -19,6 +19,7 @@ from typing import Self
 
 from casemate.errors import CasemateError, UnavailableError
 from casemate.image import fuse_wire as wire
+from casemate.image.buffers import page_buffer
 from casemate.image.format import CHUNK_SIZE, TocEntry
 from casemate.image.fuse_helpers import DEVICE, Helpers, Requests, Storer
 from casemate.image.fuse_wire import FuseError, Node, Op, Request
@@ -201,7 +202,8 @@ class _Server:
         self._tree = tree
         self._descriptor = descriptor
         self._on_error = on_error
-        self._reply = memoryview(bytearray(wire.OUT_HEADER.size + wire.MAX_READ))
+        head = wire.OUT_HEADER.size
+        self._reply = page_buffer(head + wire.MAX_READ, head=head)
         self._storer = Storer(descriptor)
 
     def end(self) -> None:
