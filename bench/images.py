@@ -77,11 +77,11 @@ def _rows(disk: Path, memory: Path) -> Iterator[Row]:
         AREA, "verifying 1 GiB whole, two threads", GIB / taken / 1e9, "GB/s",
         against=_BOTH, reference=both / 1e9, least=0.85,
     )  # fmt: skip
-    plain = memory / "model"
-    _copy(source / "model", plain)
+    extracted = memory / "model"
+    _copy(source / "model", extracted)
+    yield from mounts.rows(AREA, disk, source / "model", extracted, info, key)
     shutil.rmtree(source)
-    yield from mounts.rows(AREA, disk, plain, info, key)
-    plain.unlink()
+    extracted.unlink()
     info.path.unlink()
     yield from _many_files(memory, key)
 
