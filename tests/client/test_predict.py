@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from casemate.client import PinnedCertificate, Plaintext, Question, predict, read_certificate
+from casemate.client.fetch import pin_fault
 from casemate.client.wire import tensorflow_serving_pb2 as wire
 from casemate.errors import MalformedError, NotGenuineError, UnavailableError, UsageError
 from casemate.project.tls import make_tls_identity
@@ -151,6 +152,20 @@ def test_an_expired_certificate_is_not_genuine():
     with pytest.raises(NotGenuineError):
         ask(made.port, trust=PinnedCertificate(pem=old.certificate))
     made.server.stop(None).wait()
+
+
+def test_what_a_pinned_certificate_lacks_is_known_by_a_handshake_alone(peer):
+    """Where a name has several addresses, gRPC may tell only that nobody listens at the last."""
+    server, mine = f"localhost:{peer.port}", IDENTITY.certificate
+    other = make_tls_identity(("localhost",), now=NOW).certificate
+    fault = pin_fault(server, other, timeout=5)
+    assert fault is not None
+    assert "CERTIFICATE_VERIFY_FAILED" in fault
+    named = pin_fault(f"127.0.0.1:{peer.port}", mine, timeout=5)
+    assert named is not None
+    assert "IP address mismatch" in named
+    assert pin_fault(server, mine, timeout=5) is None
+    assert peer.seen == []
 
 
 def test_nobody_there_is_unavailable():

@@ -58,6 +58,33 @@ def fetch_certificate(server: str, *, timeout: float) -> bytes:
     return certificate
 
 
+def pin_fault(server: str, pem: bytes, *, timeout: float) -> str | None:
+    """Why a server isn't the one of a pinned certificate, by a handshake and nothing more.
+
+    Args:
+        server: ``host:port``.
+        pem: the certificate.
+        timeout: seconds to connect, and again for the handshake.
+
+    Returns:
+        What the certificate that it shows lacks, or None where that isn't the fault.
+    """
+    host, port = split_address(server)
+    context = ssl.create_default_context(cadata=pem.decode("ascii"))
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection((host, port), timeout=timeout) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return None
+    except ssl.SSLCertVerificationError as error:
+        return f"{error.reason}: {error.verify_message}"
+    except OSError:
+        return None
+
+
 def _context() -> ssl.SSLContext:
     """Takes any certificate: what it is worth is judged afterwards, and nothing is sent before."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
 from casemate.client.address import split_address
+from casemate.client.fetch import pin_fault
 from casemate.client.trust import (
     AttestedServer,
     PinnedCertificate,
@@ -39,6 +40,10 @@ OUTPUT: Final = "activation_49"
 _MAX_REPLY_BYTES: Final = 16 << 20
 _MAX_KEPT_BYTES: Final = 64 << 20
 _MAX_ATTEMPTS: Final = 5  # gRPC takes no more
+# In gRPC's words, and in OpenSSL's.
+_OTHER_NAME: Final = (
+    "not in peer certificate", "Hostname Verification", "Hostname mismatch", "IP address mismatch",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +176,10 @@ def _failure(question: Question, code: grpc.StatusCode, details: str) -> Casemat
     if code is grpc.StatusCode.UNAVAILABLE:
         if isinstance(question.trust, AttestedServer):
             require_same(question.trust, server)
+        # Of several addresses gRPC tells what the last one said, and that may be the one where
+        # nobody listens.
+        if isinstance(question.trust, PinnedCertificate) and "refused" in details:
+            details = pin_fault(server, question.trust.pem, timeout=question.timeout) or details
         return _no_connection(server, details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return UnavailableError(
@@ -204,7 +213,7 @@ def _failure(question: Question, code: grpc.StatusCode, details: str) -> Casemat
 
 def _no_connection(server: str, details: str) -> CasemateError:
     """Why there is no connection. gRPC tells the reasons apart only in its text."""
-    if "not in peer certificate" in details or "Hostname Verification" in details:
+    if any(known in details for known in _OTHER_NAME):
         return NotGenuineError(
             "client.server-name",
             f"the server's certificate is not for '{server.rpartition(':')[0]}'",
