@@ -26,12 +26,12 @@ import numpy as np
 from bench.resnet import resnet50
 from bench.rows import Row, compared, limited
 from bench.serving_client import measure, measuring
+from bench.serving_requests import over_grpc, over_rest
 from casemate.client import prepare_picture
 from casemate.client.wire import tensorflow_serving_pb2 as wire
 from casemate.project.classifier import build_classifier
 from casemate.project.tls import make_tls_identity, tensorflow_serving_ssl_config
 from casemate.serving.runtime import ort
-from casemate.serving.wire import open_inference_pb2 as open_wire
 
 _DATA = Path(__file__).resolve().parent.parent / ".cache" / "demo-data"
 _ROUNDS = 3
@@ -204,22 +204,12 @@ def _direct(
 
 
 def _request(case: _Case, tensor: np.ndarray) -> bytes:
-    content = tensor.astype("<f4").tobytes()
     if case.protocol == "rest":
         return json.dumps({"inputs": tensor.tolist()}).encode()
     if case.protocol == "open-rest":
-        described = {
-            "name": "input_1", "datatype": "FP32", "shape": tensor.shape,
-            "parameters": {"binary_data_size": len(content)},
-        }  # fmt: skip
-        head = {"inputs": [described], "parameters": {"binary_data_output": True}}
-        return json.dumps(head).encode() + b"\n" + content
+        return over_rest(tensor)
     if case.protocol == "open-grpc":
-        return open_wire.ModelInferRequest(
-            model_name="resnet",
-            inputs=[{"name": "input_1", "datatype": "FP32", "shape": tensor.shape}],
-            raw_input_contents=[content],
-        ).SerializeToString()
+        return over_grpc(tensor)
     request = wire.PredictRequest(model_spec={"name": "resnet"})
     if case.picture:
         request.model_spec.signature_name = "pictures"
@@ -232,7 +222,7 @@ def _request(case: _Case, tensor: np.ndarray) -> bytes:
     made.dtype = wire.DT_FLOAT
     for size in tensor.shape:
         made.tensor_shape.dim.add(size=size)
-    made.tensor_content = content
+    made.tensor_content = tensor.astype("<f4").tobytes()
     return request.SerializeToString()
 
 

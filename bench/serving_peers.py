@@ -29,6 +29,7 @@ import numpy as np
 from bench.resnet import resnet50
 from bench.rows import Row
 from bench.serving_client import measuring
+from bench.serving_requests import over_grpc, over_rest
 from casemate.client import prepare_picture
 from casemate.project.classifier import build_classifier
 from casemate.project.tls import make_tls_identity, tensorflow_serving_ssl_config
@@ -173,8 +174,8 @@ def rows(scratch: Path) -> Iterator[Row]:
             print(f"    {kind.name} is left out: it isn't installed", file=sys.stderr)
     installed = [kind for kind in _KINDS if not kind.missing()]
     requests = {"open-grpc": scratch / "open-grpc", "open-rest": scratch / "open-rest"}
-    requests["open-grpc"].write_bytes(_grpc_request(pixels))
-    requests["open-rest"].write_bytes(_rest_request(pixels))
+    requests["open-grpc"].write_bytes(over_grpc(pixels))
+    requests["open-rest"].write_bytes(over_rest(pixels))
     for name, content in (("Lite0", lite0), ("ResNet-50", resnet50())):
         model = scratch / name / "model" / "1" / "model.onnx"
         model.parent.mkdir(parents=True)
@@ -293,24 +294,6 @@ def _row(
         against=f"{kind.name} ({statistics.median(theirs):.4g})", ratio=ratio, aim=1,
         met=ratio >= 1 if more_is_better else ratio <= 1,
     )  # fmt: skip
-
-
-def _grpc_request(tensor: np.ndarray) -> bytes:
-    return wire.ModelInferRequest(
-        model_name="resnet",
-        inputs=[{"name": "input_1", "datatype": "FP32", "shape": tensor.shape}],
-        raw_input_contents=[tensor.astype("<f4").tobytes()],
-    ).SerializeToString()
-
-
-def _rest_request(tensor: np.ndarray) -> bytes:
-    content = tensor.astype("<f4").tobytes()
-    described = {
-        "name": "input_1", "datatype": "FP32", "shape": tensor.shape,
-        "parameters": {"binary_data_size": len(content)},
-    }  # fmt: skip
-    head = {"inputs": [described], "parameters": {"binary_data_output": True}}
-    return json.dumps(head).encode() + b"\n" + content
 
 
 class _Server:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from casemate.cli.options import service_options
+from casemate.cli.options import cache_option, service_options
 from casemate.cli.verify import KINDS
 from casemate.collateral.bundle import Bundle
 from casemate.collateral.gather import Part
@@ -87,11 +87,7 @@ def fetch(
 
 @command.command(epilog="Example:  casemate collateral show site.bundle")
 @click.argument("bundle", type=_FILE, required=False)
-@click.option(
-    "--collateral-cache",
-    type=_FOLDER,
-    help="The folder where collateral is kept.  [default: the user's own]",
-)
+@cache_option
 @_BUNDLE_KEY
 @_JSON
 def show(
@@ -137,11 +133,7 @@ def show(
 )  # fmt: skip
 @click.option("--tee", type=click.Choice(KINDS), default="auto", help="What EVIDENCE is.")
 @click.option("--endorsements", type=_FILE, multiple=True, help="As for fetch.")
-@click.option(
-    "--collateral-cache",
-    type=_FOLDER,
-    help="The folder where collateral is kept.  [default: the user's own]",
-)
+@cache_option
 @_JSON
 def bundle(
     output: Path,
@@ -189,11 +181,7 @@ def bundle(
     "--bundle-key", type=_FILE, multiple=True, required=True,
     help="The public key of who makes your bundles.",
 )  # fmt: skip
-@click.option(
-    "--collateral-cache",
-    type=_FOLDER,
-    help="The folder where collateral is kept.  [default: the user's own]",
-)
+@cache_option
 @_JSON
 def import_(
     file: Path, bundle_key: tuple[Path, ...], collateral_cache: Path | None, as_json: bool

@@ -209,6 +209,13 @@ def _trust(
     return verified
 
 
+cache_option = click.option(
+    "--collateral-cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder where collateral is kept.  [default: the user's own]",
+)
+
+
 def service_options(function: _F) -> _F:
     """Where services and the cache are: gives the command ``place``, a `Place`."""
     return _placed(function, flags=False)
@@ -270,11 +277,7 @@ def _with_place(function: _F, *, flags: bool) -> _F:
         type=click.Path(dir_okay=False, path_type=Path),
         help="Whose certificates services may have (PEM).  [default: the system's]",
     )(decorated)
-    decorated = click.option(
-        "--collateral-cache",
-        type=click.Path(file_okay=False, path_type=Path),
-        help="The folder where collateral is kept.  [default: the user's own]",
-    )(decorated)
+    decorated = cache_option(decorated)
     if flags:
         for name, text in reversed(_FLAGS.items()):
             decorated = click.option(f"--{name}", is_flag=True, help=text)(decorated)

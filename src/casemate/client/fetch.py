@@ -33,13 +33,8 @@ def fetch_certificate(server: str, *, timeout: float) -> bytes:
 
     Does not check: anything about the certificate.
     """
-    host, port = split_address(server)
     try:
-        with (
-            socket.create_connection((host, port), timeout=timeout) as plain,
-            _context().wrap_socket(plain, server_hostname=_indicated(host)) as connection,
-        ):
-            certificate = connection.getpeercert(binary_form=True)
+        certificate = _shown(server, _context(), timeout=timeout)
     except ssl.SSLError as error:
         raise _no_handshake(server, error) from error
     except TimeoutError as error:
@@ -69,20 +64,27 @@ def pin_fault(server: str, pem: bytes, *, timeout: float) -> str | None:
     Returns:
         What the certificate that it shows lacks, or None where that isn't the fault.
     """
-    host, port = split_address(server)
     context = ssl.create_default_context(cadata=pem.decode("ascii"))
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.set_alpn_protocols(["h2"])
     try:
-        with (
-            socket.create_connection((host, port), timeout=timeout) as plain,
-            context.wrap_socket(plain, server_hostname=host),
-        ):
-            return None
+        _shown(server, context, timeout=timeout)
     except ssl.SSLCertVerificationError as error:
         return f"{error.reason}: {error.verify_message}"
     except OSError:
-        return None
+        pass
+    return None
+
+
+def _shown(server: str, context: ssl.SSLContext, *, timeout: float) -> bytes | None:
+    """The certificate that a server shows in a handshake; nothing else is sent."""
+    host, port = split_address(server)
+    name = host if context.check_hostname else _indicated(host)
+    with (
+        socket.create_connection((host, port), timeout=timeout) as plain,
+        context.wrap_socket(plain, server_hostname=name) as connection,
+    ):
+        return connection.getpeercert(binary_form=True)
 
 
 def _context() -> ssl.SSLContext:

@@ -9,7 +9,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from casemate.errors import MalformedError
-from casemate.serving.saved_model.graph import MAX_SAVED_MODEL_BYTES
+from casemate.serving.saved_model.graph import MAX_SAVED_MODEL_BYTES, malformed
 from casemate.serving.saved_model.wire import saved_model_pb2 as wire
 from casemate.serving.source import SAVED_MODEL_FILE
 
@@ -102,10 +102,4 @@ def _read(file: Path, limit: int) -> bytes:
 
 
 def _malformed(file: Path, expected: str, got: str) -> MalformedError:
-    return MalformedError(
-        "serving.saved-model",
-        "the SavedModel can't be served",
-        field=str(file)[-200:],
-        expected=expected,
-        got=got,
-    )
+    return malformed(str(file)[-200:], expected, got)

@@ -98,7 +98,7 @@ def check_saved_model(
         if not name.startswith("__saved_model_")
     }
     if not asked:
-        raise _malformed("signature_def", "at least one signature", "none")
+        raise malformed("signature_def", "at least one signature", "none")
     checker.check_run([init, restore], "load", SAVING)
     for name, signature in asked.items():
         checker.check_run(_tensors(signature), f"signature {name[:80]!r}", SAVING | REMEMBERING)
@@ -116,17 +116,17 @@ def check_saved_model(
 
 def _parsed(content: bytes) -> wire.SavedModel:
     if len(content) > MAX_SAVED_MODEL_BYTES:
-        raise _malformed("file", f"at most {MAX_SAVED_MODEL_BYTES} bytes", f"{len(content)}")
+        raise malformed("file", f"at most {MAX_SAVED_MODEL_BYTES} bytes", f"{len(content)}")
     try:
         return wire.SavedModel.FromString(content)
     except DecodeError as error:
-        raise _malformed("file", "a SavedModel as protocol buffer", "other bytes") from error
+        raise malformed("file", "a SavedModel as protocol buffer", "other bytes") from error
 
 
 def _served(model: wire.SavedModel) -> wire.MetaGraphDef:
     found = [graph for graph in model.meta_graphs if SERVE_TAG in graph.meta_info_def.tags]
     if len(found) != 1:
-        raise _malformed("meta_graphs", f"one with the tag {SERVE_TAG}", f"{len(found)}")
+        raise malformed("meta_graphs", f"one with the tag {SERVE_TAG}", f"{len(found)}")
     return found[0]
 
 
@@ -141,7 +141,7 @@ def _init_op(graph: wire.MetaGraphDef) -> str:
         if key in graph.collection_def:
             names.update(graph.collection_def[key].node_list.value)
     if len(names) > 1:
-        raise _malformed("signature_def", "one operation that makes it ready", f"{len(names)}")
+        raise malformed("signature_def", "one operation that makes it ready", f"{len(names)}")
     return next(iter(names), "")
 
 
@@ -162,11 +162,11 @@ def _assets(graph: wire.MetaGraphDef, folder: str) -> dict[str, str]:
         parts = PurePosixPath(name).parts
         inside = "/".join(parts) == name and not {"", "/", "..", "."} & set(parts) and parts
         if not inside or "\0" in name:
-            raise _malformed("asset_file_def", "a name below assets/", repr(name)[:80])
+            raise malformed("asset_file_def", "a name below assets/", repr(name)[:80])
         path = f"{folder}/assets/{name}"
         # TensorFlow 1 may list one twice.
         if not tensor or assets.setdefault(tensor, path) != path:
-            raise _malformed("asset_file_def", "an asset for each tensor", repr(tensor)[:80])
+            raise malformed("asset_file_def", "an asset for each tensor", repr(tensor)[:80])
     return assets
 
 
@@ -179,7 +179,7 @@ def _named_assets(graph: wire.MetaGraphDef) -> list[wire.AssetFileDef]:
         packed = graph.collection_def[_ASSET_COLLECTION].any_list.value
         return [wire.AssetFileDef.FromString(each.value) for each in packed]
     except DecodeError as error:
-        raise _malformed(_ASSET_COLLECTION, "assets", "other bytes") from error
+        raise malformed(_ASSET_COLLECTION, "assets", "other bytes") from error
 
 
 class _Graph:
@@ -191,14 +191,14 @@ class _Graph:
         library = graph.graph_def.library.function
         self._functions = {each.signature.name: each for each in library}
         if len(self._functions) != len(library):
-            raise _malformed("library", "each function once", "a name twice")
+            raise malformed("library", "each function once", "a name twice")
         for name in self._functions:
             if not name or _LIKE_AN_OPERATION.fullmatch(name):
-                raise _malformed("library", "functions not named like operations", repr(name)[:80])
+                raise malformed("library", "functions not named like operations", repr(name)[:80])
         bodies = {name: each.node_def for name, each in self._functions.items()}
         self._bodies = {_MAIN: graph.graph_def.node, **bodies}
         if sum(map(len, self._bodies.values())) > MAX_NODES:
-            raise _malformed("graph_def", f"at most {MAX_NODES} nodes", "more")
+            raise malformed("graph_def", f"at most {MAX_NODES} nodes", "more")
         self._nodes = {scope: _by_name(body, scope) for scope, body in self._bodies.items()}
         # TensorFlow may run one of these in place of another.
         self._twins = [
@@ -237,7 +237,7 @@ class _Graph:
             seen.add(name)
             node = self._nodes[_MAIN].get(name)
             if node is None:
-                raise _malformed("graph_def", "every node that is named", repr(name)[:80])
+                raise malformed("graph_def", "every node that is named", repr(name)[:80])
             yield _MAIN, node
             waiting.extend(_node_of(each) for each in node.input)
             functions.extend(self._functions_of(node))
@@ -274,10 +274,10 @@ class _Graph:
                 position = ASSET_READERS[node.op]
                 path = self._asset(scope, node, position, assets)
             if position >= len(node.input) or node.input[position].startswith("^"):
-                raise _malformed(node.op, f"at least {position + 1} inputs", "fewer")
+                raise malformed(node.op, f"at least {position + 1} inputs", "fewer")
             name = f"{_FIXED}_{count}"
             if name in self._nodes[scope]:
-                raise _malformed("graph_def", "no node of this name", name)
+                raise malformed("graph_def", "no node of this name", name)
             self._bodies[scope].append(_constant(name, path))
             node.input[position] = name if scope == _MAIN else f"{name}:output:0"
 
@@ -289,7 +289,7 @@ class _Graph:
         sources = {_node_of(tensor): path for tensor, path in assets.items()}
         found = self._sources(scope, _input(node, position), sources)
         if len(found) != 1:
-            raise _malformed(
+            raise malformed(
                 f"{node.op} in {scope or 'the graph'}"[:120], "one of the assets", f"{len(found)}"
             )
         return found.pop()
@@ -342,7 +342,7 @@ def _by_name(body: Iterable[wire.NodeDef], scope: str) -> dict[str, wire.NodeDef
     nodes: dict[str, wire.NodeDef] = {}
     for node in body:
         if not node.name or node.name in nodes:
-            raise _malformed(scope[:80] or "graph_def", "each node once", repr(node.name)[:80])
+            raise malformed(scope[:80] or "graph_def", "each node once", repr(node.name)[:80])
         nodes[node.name] = node
     return nodes
 
@@ -394,7 +394,8 @@ def _refused(operation: str, scope: str, message: str) -> MalformedError:
     )
 
 
-def _malformed(field: str, expected: str, got: str) -> MalformedError:
+def malformed(field: str, expected: str, got: str) -> MalformedError:
+    """The error for a SavedModel that can't be served."""
     return MalformedError(
         "serving.saved-model",
         "the SavedModel can't be served",

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from casemate.errors import MalformedError, UsageError
+from casemate.errors import UsageError
 from casemate.serving.dtypes import BY_NUMBER
 from casemate.serving.engine import Loaded
 from casemate.serving.model import EngineOptions
 from casemate.serving.saved_model.files import check_keras_file, read_saved_model
-from casemate.serving.saved_model.graph import CheckedGraph, check_saved_model
+from casemate.serving.saved_model.graph import CheckedGraph, check_saved_model, malformed
 from casemate.serving.saved_model.wire import saved_model_pb2 as wire
 from casemate.serving.signature import METHODS, Port, Signature, Signatures, TensorSpec
 
@@ -63,9 +63,9 @@ def read_signatures(checked: CheckedGraph) -> Signatures:
 def _signature(name: str, found: wire.SignatureDef) -> Signature:
     method = found.method_name.removeprefix(_METHOD_PREFIX)
     if method not in METHODS:
-        raise _malformed(f"{name[:80]}.method_name", ", ".join(METHODS), found.method_name[:80])
+        raise malformed(f"{name[:80]}.method_name", ", ".join(METHODS), found.method_name[:80])
     if not found.inputs or not found.outputs:
-        raise _malformed(name[:80], "inputs and outputs", "none")
+        raise malformed(name[:80], "inputs and outputs", "none")
     return Signature(
         name=name,
         method=method,
@@ -80,9 +80,9 @@ def _ports(signature: str, infos: Iterable[tuple[str, wire.TensorInfo]]) -> Mapp
         where = f"{signature[:80]}.{alias[:80]}"
         element = BY_NUMBER.get(info.dtype)
         if element is None:
-            raise _malformed(where, "an element type that is served", f"type {info.dtype}")
+            raise malformed(where, "an element type that is served", f"type {info.dtype}")
         if not info.name.rpartition(":")[2].isdigit():
-            raise _malformed(where, "the name of a tensor", repr(info.name)[:80])
+            raise malformed(where, "the name of a tensor", repr(info.name)[:80])
         shape = tuple(None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim)
         spec, tensor = (
             TensorSpec(
@@ -92,13 +92,3 @@ def _ports(signature: str, infos: Iterable[tuple[str, wire.TensorInfo]]) -> Mapp
         )
         ports[alias] = Port(spec=spec, tensor=tensor, any_bytes=True)
     return MappingProxyType(ports)
-
-
-def _malformed(field: str, expected: str, got: str) -> MalformedError:
-    return MalformedError(
-        "serving.saved-model",
-        "the SavedModel can't be served",
-        field=field,
-        expected=expected,
-        got=got,
-    )
