@@ -1,12 +1,12 @@
 """Whoever runs the machine looks for a secret in everything that the launcher shows."""
 
 import base64
-import json
 import os
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from tests.support.attested import audit_lines
 from tests.support.launches import CANARY, busybox_root, launch_site, needs_busybox, root_choices
 from tests.support.trees import file, symlink
 
@@ -111,5 +111,4 @@ def test_the_hosts_files_hold_no_secret_while_it_runs(tmp_path):
         for place in (tmp_path, Path("/mnt"), Path("/run"), Path("/dev/shm")):
             for folder, _, files in os.walk(place):
                 assert name not in files, f"{folder} is on the host"
-        events = [json.loads(line) for line in site.audit.read_text().splitlines()]
-        assert any(event["event"] == "released" for event in events)
+        assert any(line["event"] == "released" for line in audit_lines(site.audit))

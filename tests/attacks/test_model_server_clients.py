@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from tests.support import http2
+from tests.support.attested import wait_until
 from tests.support.model_server import running, server_command
 from tests.support.onnx_models import identity_model, put_model
 
@@ -203,12 +204,11 @@ def test_requests_that_begin_and_never_end_leave_room_for_others(server, path):
     with server.channel() as attacker, server.channel() as channel:
         stalled = [attacker.stream_stream(path)(half_said()) for _ in range(400)]
         try:
-            time.sleep(0.5)
+            # The longest have made room for the rest.
+            wait_until(lambda: sum(not each.is_active() for each in stalled) >= 100)
             began = time.monotonic()
             assert predict(channel) == [1]
             assert time.monotonic() - began < 5
-            # The longest have made room for the rest.
-            assert sum(not each.is_active() for each in stalled) >= 100
         finally:
             stop.set()
 

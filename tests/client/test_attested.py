@@ -13,7 +13,7 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.client.test_predict import Peer
-from tests.support.attested import policy_document
+from tests.support.attested import policy_document, wait_until
 from tests.support.attested_servers import CONTRACT, NAMES, listening, minted
 
 from casemate.client import AttestedServer
@@ -98,9 +98,11 @@ def test_curl_pins_it_too(tmp_path):
         server = verify_server(right.address, POLICY)
         pinned = tmp_path / "server.crt"
         pinned.write_bytes(server.pem)
-        command = ["curl", "--silent", "--show-error", "--http1.1", "--max-time", "1"]
+        command = ["curl", "--silent", "--show-error", "--http1.1", "--max-time", "20"]
         to = ["--connect-to", f"{NAMES[0]}:443:127.0.0.1:{right.port}", f"https://{NAMES[0]}/"]
-        subprocess.run([*command, "--cacert", str(pinned), *to], check=False)
+        with subprocess.Popen([*command, "--cacert", str(pinned), *to]) as asking:
+            wait_until(lambda: any(right.received))
+            asking.kill()  # there is no answer
         blind = subprocess.run([*command, *to], check=False, capture_output=True, text=True)
     assert b"".join(right.received).startswith(b"GET / HTTP/1.1")
     assert b"".join(right.received).count(b"GET") == 1

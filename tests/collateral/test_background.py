@@ -30,6 +30,7 @@ ANCHORS = TrustAnchors(vendors=ROOTS)
 EVIDENCE = Evidence(tee=Tee.SNP, data=MACHINE.report())
 PATIENT = Patience(answer=5.0, failure=1.5, round=0.1)
 HASTY = replace(PATIENT, answer=0.5)
+CALM = replace(PATIENT, answer=2.0)
 
 
 @pytest.fixture
@@ -54,6 +55,7 @@ def patience():
 
 
 hasty = pytest.mark.parametrize("patience", [HASTY], ids=["hasty"])
+calm = pytest.mark.parametrize("patience", [CALM], ids=["calm"])
 
 
 @pytest.fixture
@@ -104,10 +106,10 @@ def warm(known):
 
 @hasty
 def test_a_slow_service_holds_nobody_up_and_the_next_attempt_finds_the_answer(known, kds):
-    kds.delay = 1.0
+    kds.delay = 1.5
     start = time.monotonic()
     assert refusal(known) == "collateral.pending"
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < 1.5
     until(lambda: not known._questions)
     assert known(EVIDENCE)
 
@@ -125,7 +127,7 @@ def test_what_nobody_could_say_isnt_asked_again_at_once(known, kds, warnings):
     assert known(EVIDENCE)
 
 
-@hasty
+@calm
 def test_strangers_platforms_keep_nobody_out_whose_platform_is_known(known, kds):
     warm(known)
     kds.fault = Fault.HANG
@@ -138,7 +140,7 @@ def test_strangers_platforms_keep_nobody_out_whose_platform_is_known(known, kds)
     def ask(evidence):
         start = time.monotonic()
         refused.append(refusal(known, evidence))
-        if time.monotonic() - start >= HASTY.answer:
+        if time.monotonic() - start >= CALM.answer:
             patient.append(evidence)
 
     threads = [threading.Thread(target=ask, args=(each,)) for each in strangers]
@@ -148,7 +150,7 @@ def test_strangers_platforms_keep_nobody_out_whose_platform_is_known(known, kds)
     assert known(EVIDENCE)
     for thread in threads:
         thread.join()
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 5
     assert set(refused) == {"collateral.pending"}
     assert len(patient) < len(strangers) / 2, "few wait; the others are told at once"
     assert len(known._questions) <= 32

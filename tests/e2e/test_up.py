@@ -1,5 +1,6 @@
 """``casemate new``, ``build``, ``up``, ``status``, ``logs``, ``down``, as people use them."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -102,7 +103,8 @@ def test_up_of_an_unbuilt_project_says_what_to_do(built, tmp_path):
 
 def _child_running(parent, command):
     for pid in descendants(parent):
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if [b"casemate.cli.main", command.encode()] == arguments[3:5]:
-            return pid
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # some end while we look
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if [b"casemate.cli.main", command.encode()] == arguments[3:5]:
+                return pid
     raise AssertionError("no such child")

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
+from tests.support.attested import wait_until
 from tests.support.model_server import running
 from tests.support.onnx_models import identity_model, put_model
 
@@ -27,18 +28,16 @@ def config(folder, *names, extra=""):
     return f"model_config_list {{ {models} }}"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("models")
+def models_in(folder):
     for name in ("a", "b"):
         for version in (1, 2):
-            put_model(made / name, MODEL, version=version)
-    return made
+            put_model(folder / name, MODEL, version=version)
+    return folder
 
 
-@pytest.fixture(scope="module")
-def server(folder):
-    file = folder / "models.config"
+@contextlib.contextmanager
+def serving(folder):
+    file = models_in(folder) / "models.config"
     labels = "model_version_policy { all {} } version_labels { key: 'stable' value: 1 }"
     file.write_text(config(folder, "a", "b", extra=labels))
     flags = (
@@ -46,6 +45,13 @@ def server(folder):
         "--enable_reload_config",
     )  # fmt: skip
     with running(None, folder, *flags, tls=False) as started, started.channel() as channel:
+        yield channel
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """What it serves stays as it is; a test that changes that has a server of its own."""
+    with serving(tmp_path_factory.mktemp("models")) as channel:
         yield channel
 
 
@@ -76,24 +82,26 @@ def test_models_versions_and_labels_are_found(server):
     assert predict(server, "b", version={"value": 1}) == 1
 
 
-def test_a_client_changes_what_is_served_where_it_may(server, folder):
-    put_model(folder / "c", MODEL)
-    assert reload(server, config(folder, "a", "b", "c")).error_code == 0
-    assert predict(server, "c") == 1
+def test_a_client_changes_what_is_served_where_it_may(tmp_path):
+    put_model(tmp_path / "c", MODEL)
+    with serving(tmp_path) as server:
+        assert reload(server, config(tmp_path, "a", "b", "c")).error_code == 0
+        assert predict(server, "c") == 1
 
-    status = reload(server, config(folder, "a", "b", "absent"))
-    assert status.error_code == 9
-    assert "absent" in status.error_message
-    assert predict(server, "a") == 2
-    with pytest.raises(grpc.RpcError) as caught:
-        predict(server, "c")
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    with pytest.raises(grpc.RpcError) as caught:
-        reload(server, "model_config_list { config { name: 'x' } }")
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        status = reload(server, config(tmp_path, "a", "b", "absent"))
+        assert status.error_code == 9
+        assert "absent" in status.error_message
+        assert predict(server, "a") == 2
+        with pytest.raises(grpc.RpcError) as caught:
+            predict(server, "c")
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        with pytest.raises(grpc.RpcError) as caught:
+            reload(server, "model_config_list { config { name: 'x' } }")
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_client_changes_nothing_where_it_is_not_told_that_it_may(folder, tmp_path):
+def test_a_client_changes_nothing_where_it_is_not_told_that_it_may(tmp_path):
+    folder = models_in(tmp_path)
     with (
         running(folder / "a", tmp_path, tls=False) as started,
         started.channel() as channel,
@@ -103,19 +111,20 @@ def test_a_client_changes_nothing_where_it_is_not_told_that_it_may(folder, tmp_p
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
-def test_a_changed_configuration_file_is_read_again(server, folder):
-    put_model(folder / "d", MODEL)
-    (folder / "models.config").write_text("junk {")
-    time.sleep(1.2)
-    (folder / "models.config").write_text(config(folder, "a", "b", "d"))
+def test_a_changed_configuration_file_is_read_again(tmp_path):
+    put_model(tmp_path / "d", MODEL)
+    with serving(tmp_path) as server:
+        (tmp_path / "models.config").write_text("junk {")
+        log = tmp_path / "server.log"
+        wait_until(lambda: "can't be brought up to date" in log.read_text())
+        (tmp_path / "models.config").write_text(config(tmp_path, "a", "b", "d"))
+        wait_until(lambda: serves(server, "d"), 20)
 
-    deadline = time.monotonic() + 20
-    while True:
-        with contextlib.suppress(grpc.RpcError):
-            assert predict(server, "d") == 1
-            break
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+
+def serves(server, name):
+    with contextlib.suppress(grpc.RpcError):
+        return predict(server, name) == 1
+    return False
 
 
 def test_reflection_shows_services_and_messages_under_their_public_names(server):

@@ -148,11 +148,13 @@ def test_no_request_fails_while_versions_come_and_go(base):
         put_model(base, MODEL, version=number)
         shutil.rmtree(base / str(number - 1))
         registry.poll()
+        asked = answered[0]
+        while answered[0] == asked and not failures:  # each version is asked, however busy we are
+            time.sleep(0.001)
     stop.set()
     for thread in threads:
         thread.join()
     assert not failures
-    assert answered[0] > 20
     assert serving(registry) == [23]
 
 

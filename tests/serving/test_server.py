@@ -11,7 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from onnx import TensorProto, helper
-from tests.support.model_server import running, server_command
+from tests.support.model_server import running, server_command, until_it_computes
 from tests.support.onnx_models import as_model, identity_model, put_model, slow_model
 
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
@@ -255,7 +255,7 @@ def test_the_engine_reports_to_nobody(tmp_path, monkeypatch):
 
 
 def test_sigterm_lets_a_request_finish_and_then_exits_0(tmp_path):
-    base = put_model(tmp_path / "m", slow_model(40))
+    base = put_model(tmp_path / "m", slow_model(60))
     request = wire.PredictRequest(model_spec={"name": "resnet"})
     tensor = request.inputs["x"]
     tensor.dtype = wire.DT_FLOAT
@@ -264,13 +264,13 @@ def test_sigterm_lets_a_request_finish_and_then_exits_0(tmp_path):
     with running(base, tmp_path, "--tensorflow_intra_op_parallelism=1") as server:
         with server.channel() as channel:
             grpc.channel_ready_future(channel).result(20)
-            call = channel.unary_unary(
-                PREDICTION + "Predict", wire_bytes, wire.PredictResponse.FromString
-            ).future(request, timeout=60)
-            time.sleep(0.2)
+            with until_it_computes(server):
+                call = channel.unary_unary(
+                    PREDICTION + "Predict", wire_bytes, wire.PredictResponse.FromString
+                ).future(request, timeout=60)
             assert not call.done(), "too quick to show anything"
             server.process.send_signal(signal.SIGTERM)
-            assert "m40" in call.result().outputs
+            assert "m60" in call.result().outputs
         assert server.process.wait(20) == 0
         log = server.log.read_text()
         assert log.index("draining") < log.index("goes") < log.index("stopped")
@@ -286,8 +286,9 @@ def test_a_request_that_outlasts_the_grace_period_is_left_behind(tmp_path):
     flags = ("--tensorflow_intra_op_parallelism=1", "--grace_seconds=1")
     with running(base, tmp_path, *flags) as server, server.channel() as channel:
         grpc.channel_ready_future(channel).result(20)
-        call = channel.unary_unary(PREDICTION + "Predict").future(wire_bytes(request), timeout=90)
-        time.sleep(0.5)
+        with until_it_computes(server):
+            predict = channel.unary_unary(PREDICTION + "Predict")
+            call = predict.future(wire_bytes(request), timeout=90)
         assert not call.done(), "too quick to show anything"
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(15) == 0

@@ -148,8 +148,7 @@ class RunningBroker:
 
     def lines(self, *events: str) -> list[dict[str, Any]]:
         """The audit trail: all of it, or the lines of some events."""
-        lines = [json.loads(line) for line in self.audit.read_text().splitlines()]
-        return [line for line in lines if not events or line["event"] in events]
+        return [line for line in audit_lines(self.audit) if not events or line["event"] in events]
 
     def refusals(self, count: int = 1) -> list[dict[str, Any]]:
         """The error of each refusal, once there are ``count``."""
@@ -167,6 +166,12 @@ class RunningBroker:
     def still_serves(self) -> None:
         """An honest launcher gets its secrets, and in time."""
         assert fetched(self.contract, timeout=3.0) == SECRETS
+
+
+def audit_lines(audit: Path) -> list[dict[str, Any]]:
+    """The whole lines of an audit trail: a broker at work may be in the middle of the last."""
+    whole = audit.read_text().rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 @contextmanager

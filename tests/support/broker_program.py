@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.attested import SECRETS, contract_at, policy_document, wait_until
+from tests.support.attested import (
+    SECRETS,
+    audit_lines,
+    contract_at,
+    policy_document,
+    wait_until,
+)
 
 from casemate.project.files import write_private
 from casemate.project.keys import load_public_key, make_identity_key
@@ -75,16 +81,15 @@ class BrokerFolder:
 
     def ready(self) -> dict[str, object] | None:
         """What it says on its standard output when it is ready."""
-        for line in self.log.read_text().splitlines():
-            if line.startswith("{"):
+        for line in self.log.read_text().splitlines(keepends=True):
+            if line.startswith("{") and line.endswith("\n"):
                 ready: dict[str, object] = json.loads(line)
                 return ready
         return None
 
     def lines(self, *events: str) -> list[dict[str, object]]:
         """The lines of its audit trail, of some events."""
-        lines = [json.loads(line) for line in self.audit.read_text().splitlines()]
-        return [line for line in lines if line["event"] in events]
+        return [line for line in audit_lines(self.audit) if line["event"] in events]
 
     def wait_for_line(self, event: str) -> None:
         wait_until(lambda: bool(self.lines(event)))

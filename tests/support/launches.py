@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import subprocess
 import tempfile
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.support.attested import audit_lines
 from tests.support.trees import directory, file, symlink
 
 from casemate.image.keys import encode_key_file, generate_key
@@ -208,14 +208,14 @@ class LaunchSite:
 
     def refusals(self) -> list[dict[str, object]]:
         """What the broker refused, and why: the ``error`` of each audit line."""
-        lines = [json.loads(line) for line in self.audit.read_text().splitlines()]
-        return [line["error"] for line in lines if line["event"] == "refused"]
+        return [line["error"] for line in audit_lines(self.audit) if line["event"] == "refused"]
 
     @contextmanager
     def running(self, *more: str, ready: str | None = "ready") -> Iterator[Running]:
         """Launch in the background, until the workload says ``ready`` on its standard output.
 
-        And the launcher that it runs: until it knows, a signal ends the launch and isn't passed on.
+        And the launcher that it runs, also where the workload says nothing (None): until it knows,
+        a signal ends the launch and isn't passed on.
         """
         out = self.folder / f"out-{time.monotonic_ns()}"
         with out.open("wb") as stream:
@@ -224,7 +224,7 @@ class LaunchSite:
             )
         try:
             deadline = time.monotonic() + _TIMEOUT
-            while ready is not None and not _says(out, ready):
+            while not _says(out, ready):
                 assert process.poll() is None, out.read_text(errors="replace")
                 assert time.monotonic() < deadline, out.read_text(errors="replace")
                 time.sleep(0.02)
@@ -323,9 +323,21 @@ def descendants(pid: int) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that waits to be reaped doesn't."""
+    """Whether a process runs; one that waits to be reaped doesn't.
+
+    Each of its threads counts: the first may have ended while another one still holds what the
+    process has open.
+    """
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return False
+    return any(_runs(thread) for thread in threads)
+
+
+def _runs(thread: Path) -> bool:
+    try:
+        state = (thread / "stat").read_text().rsplit(")", 1)[1].split()[0]
     except OSError:
         return False
     return state not in {"Z", "X"}
@@ -341,9 +353,10 @@ def gone_in_time(pids: Sequence[int], seconds: float = 10.0) -> bool:
     return True
 
 
-def _says(output: Path, ready: str) -> bool:
+def _says(output: Path, ready: str | None) -> bool:
     lines = output.read_text(errors="replace").splitlines()
-    return ready in lines and any(line.endswith("the workload runs") for line in lines)
+    runs = any(line.endswith("the workload runs") for line in lines)
+    return runs and (ready is None or ready in lines)
 
 
 def _keep(path: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import os
 import re
 import subprocess
 import sys
@@ -80,6 +81,22 @@ def running(
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def until_it_computes(server: Running, seconds: float = 0.1) -> Iterator[None]:
+    """Ask it within for something long; this ends when it has used a processor for a while."""
+    before = _processor_seconds(server.process.pid)
+    yield
+    deadline = time.monotonic() + 30
+    while _processor_seconds(server.process.pid) < before + seconds:
+        assert time.monotonic() < deadline, "it computes nothing"
+        time.sleep(0.01)
+
+
+def _processor_seconds(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _ready_port(process: subprocess.Popen, log: Path) -> int:

@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-import time
 
 from casemate.serving.rest.http import HttpServer, Limits, Response
 
@@ -18,9 +17,7 @@ def open_server(connections):
 
 
 def connected(address):
-    connection = socket.create_connection(address, timeout=20)
-    time.sleep(0.05)  # so that the server has it before the next
-    return connection
+    return socket.create_connection(address, timeout=20)
 
 
 def ask(connection):
@@ -32,8 +29,11 @@ def test_the_oldest_idle_connection_makes_room_and_a_busy_one_does_not():
     server, listener, address = open_server(2)
     try:
         busy, idle = connected(address), connected(address)
-        busy.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
-        time.sleep(0.1)
+        for each in (busy, idle):  # the server has the one, then the other
+            assert b"200" in ask(each)
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        busy.sendall(head)
+        assert b"100" in busy.recv(4096)  # it waits for the body
         third = connected(address)
         assert b"200" in ask(third)
         with contextlib.suppress(ConnectionResetError):  # as good an end

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.model_server import running
+from tests.support.model_server import running, until_it_computes
 from tests.support.onnx_models import identity_model, put_model, slow_model
 
 CANARY = "canary-in-the-request"
@@ -208,14 +208,14 @@ def test_idle_connections_cost_little_and_no_thread(server):
 
 
 def test_sigterm_lets_a_rest_request_finish(tmp_path):
-    base = put_model(tmp_path / "m", slow_model(40))
+    base = put_model(tmp_path / "m", slow_model(60))
     flags = ("--rest_api_port=free", "--tensorflow_intra_op_parallelism=1")
     size = 900
     tensor = {
         "name": "x", "datatype": "FP32", "shape": [size, size],
         "parameters": {"binary_data_size": 4 * size * size},
     }  # fmt: skip
-    outputs = [{"name": "m40", "parameters": {"binary_data": True}}]
+    outputs = [{"name": "m60", "parameters": {"binary_data": True}}]
     head = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()
     with running(base, tmp_path, *flags, name="m") as server:
         answers = []
@@ -226,8 +226,8 @@ def test_sigterm_lets_a_rest_request_finish(tmp_path):
             answers.append(ask(server, "POST", "/v2/models/m/infer", body, headers)[0])
 
         thread = threading.Thread(target=send)
-        thread.start()
-        time.sleep(0.4)
+        with until_it_computes(server):
+            thread.start()
         assert not answers, "too quick to show anything"
         server.process.send_signal(signal.SIGTERM)
         thread.join()
