@@ -20,9 +20,9 @@ from typing import Self
 from casemate.errors import CasemateError, UnavailableError
 from casemate.image import fuse_wire as wire
 from casemate.image.buffers import page_buffer
-from casemate.image.format import CHUNK_SIZE, TocEntry
 from casemate.image.fuse_helpers import DEVICE, Helpers, Requests, Storer
-from casemate.image.fuse_wire import FuseError, Node, Op, Request
+from casemate.image.fuse_tree import ImageTree, Tree
+from casemate.image.fuse_wire import FuseError, Op, Request
 from casemate.image.mounting import (
     MNT_DETACH,
     MNT_FORCE,
@@ -32,11 +32,11 @@ from casemate.image.mounting import (
     mount,
     umount,
 )
+from casemate.image.nodes import Node
 from casemate.image.reader import SealedImage
 from casemate.image.tree import EntryKind
 
 _CAP_SYS_ADMIN = 21
-_PAGE = 4096
 _MOST_SERVERS = 4
 _START_SECONDS = 10.0
 _STOP_SECONDS = 10.0
@@ -78,6 +78,7 @@ class FuseMount:
             it is logged.
         read_ahead: bytes that the kernel reads ahead, where it lets itself be told.
         servers: how many serve, this process included; one a processor by default, at most four.
+        tree: what is shown, by default the image's own.
     """
 
     def __init__(
@@ -88,13 +89,14 @@ class FuseMount:
         on_error: OnError | None = None,
         read_ahead: int = 4 * wire.MAX_READ,
         servers: int | None = None,
+        tree: Tree | None = None,
     ) -> None:
         self._image = image
         self._mountpoint = mountpoint
         self._on_error = on_error or _log_error
         self._read_ahead = read_ahead
         self._helpers_wanted = (servers or _servers_here()) - 1
-        self._tree = _Nodes(image)
+        self._tree = tree or ImageTree(image)
         self._thread: threading.Thread | None = None
         self._helpers: Helpers | None = None
         self._ready = threading.Event()
@@ -194,7 +196,7 @@ class _Server:
     def __init__(
         self,
         image: SealedImage,
-        tree: _Nodes,
+        tree: Tree,
         descriptor: int,
         on_error: OnError,
     ) -> None:
@@ -243,34 +245,18 @@ class _Server:
 
     def _read(self, request: Request, body: memoryview, room: memoryview) -> int:
         _handle, offset, size, *_ = wire.READ_IN.unpack_from(body)
-        entry = self._tree.node(request.node).entry
-        if entry is None or entry.kind is not EntryKind.FILE:
-            raise FuseError(errno.EISDIR)
-        held = self._image.content_of(entry)
-        index = (held.offset + offset) // CHUNK_SIZE
-        fresh = size < CHUNK_SIZE and not self._image.is_kept(index)
-        length = self._image.pread_into(held, room[: min(size, len(room))], offset)
-        if fresh and length:
-            self._store_rest(request.node, held, index)
+        node = self._tree.node(request.node)
+        length, rest = self._tree.read(node, room[: min(size, len(room))], offset)
+        if rest is not None:
+            self._storer.store(node.number, *rest)
         return length
-
-    def _store_rest(self, node: int, held: TocEntry, index: int) -> None:
-        """Have the kernel keep what was decrypted for a small read: whole pages, the file's end."""
-        first = max(index * CHUNK_SIZE, held.offset) - held.offset
-        first += -first % _PAGE
-        last = min((index + 1) * CHUNK_SIZE - held.offset, held.size)
-        last -= last % _PAGE if last < held.size else 0
-        if first < last:
-            at = held.offset + first - index * CHUNK_SIZE
-            chunk = memoryview(self._image.chunk(index))
-            self._storer.store(node, first, chunk[at : at + last - first])
 
     def _handle(self, request: Request, body: memoryview) -> bytes:
         op = request.op
         if op == Op.INIT:
             return wire.init_reply(body)
         if op == Op.STATFS:
-            return wire.statfs_reply(self._image.header.payload_size, len(self._image.entries))
+            return wire.statfs_reply(self._tree.size, len(self._tree))
         if op == Op.DESTROY:
             return b""
         if op in _UNKNOWN:
@@ -307,63 +293,6 @@ class _Server:
         if value is None:
             raise FuseError(errno.ENODATA)
         return wire.sized_reply(value, size)
-
-
-class _Nodes:
-    """The tree as the kernel sees it: numbered nodes, and names that lead to them."""
-
-    def __init__(self, image: SealedImage) -> None:
-        self.has_attributes = any(entry.xattrs for entry in image)
-        numbers = {"": wire.ROOT}
-        links: dict[str, int] = {}
-        folders: dict[str, int] = {}
-        for entry in image:
-            held = image.content_of(entry).path
-            numbers[entry.path] = numbers.get(held) or len(numbers) + wire.ROOT
-            links[held] = links.get(held, 0) + 1
-            if entry.kind is EntryKind.DIRECTORY:
-                parent = entry.path.rpartition("/")[0]
-                folders[parent] = folders.get(parent, 0) + 1
-        self._nodes = {wire.ROOT: Node(wire.ROOT, wire.ROOT, None, 2 + folders.get("", 0))}
-        self._children: dict[int, dict[bytes, int]] = {wire.ROOT: {}}
-        for entry in image:
-            folder, _, name = entry.path.rpartition("/")
-            number = numbers[entry.path]
-            self._children[numbers[folder]][name.encode()] = number
-            count = links[image.content_of(entry).path]
-            if entry.kind is EntryKind.DIRECTORY:
-                self._children[number] = {}
-                count = 2 + folders.get(entry.path, 0)
-            if number not in self._nodes:
-                self._nodes[number] = Node(number, numbers[folder], entry, count)
-
-    def node(self, number: int) -> Node:
-        """The node with that number.
-
-        Raises:
-            FuseError: ESTALE where there is none.
-        """
-        found = self._nodes.get(number)
-        if found is None:
-            raise FuseError(errno.ESTALE)
-        return found
-
-    def child(self, node: Node, name: bytes) -> Node | None:
-        """What ``name`` leads to in the directory ``node``, or None."""
-        number = self._names(node).get(name)
-        return None if number is None else self._nodes[number]
-
-    def listing(self, node: Node) -> list[tuple[bytes, Node]]:
-        """A directory's names, ``.`` and ``..`` first."""
-        listing = [(b".", node), (b"..", self._nodes[node.parent])]
-        listing += [(name, self._nodes[number]) for name, number in self._names(node).items()]
-        return listing
-
-    def _names(self, node: Node) -> dict[bytes, int]:
-        names = self._children.get(node.number)
-        if names is None:
-            raise FuseError(errno.ENOTDIR)
-        return names
 
 
 def _mount(descriptor: int, mountpoint: Path) -> None:

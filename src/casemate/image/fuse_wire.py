@@ -13,10 +13,8 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
-from casemate.image.format import TocEntry
-from casemate.image.tree import EntryKind
+from casemate.image.nodes import Node
 
-ROOT = 1
 MAX_READ = 1 << 20
 IN_HEADER = struct.Struct("=IIQQIIIHH")
 OUT_HEADER = struct.Struct("=IiQ")
@@ -80,36 +78,6 @@ class FuseError(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(errno.errorcode.get(number, str(number)))
         self.number = number
-
-
-class Node(NamedTuple):
-    """What the kernel can name: the root or an entry; hard links share one.
-
-    Args:
-        number: inode number, and the kernel's handle.
-        parent: of the directory it lies in (for a hard link's file, the first name's).
-        entry: None for the root.
-        links: how many names it has.
-    """
-
-    number: int
-    parent: int
-    entry: TocEntry | None
-    links: int
-
-    @property
-    def mode(self) -> int:
-        """Type and permission bits."""
-        if self.entry is None:
-            return stat.S_IFDIR | 0o755
-        return _TYPE[self.entry.kind] | self.entry.mode
-
-
-_TYPE = {
-    EntryKind.FILE: stat.S_IFREG,
-    EntryKind.DIRECTORY: stat.S_IFDIR,
-    EntryKind.SYMLINK: stat.S_IFLNK,
-}
 
 
 def parse_request(data: memoryview) -> tuple[Request, memoryview]:
