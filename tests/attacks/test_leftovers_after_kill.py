@@ -1,11 +1,14 @@
 """Whoever runs the machine kills a launch, to find what it leaves: process, mount, plain file."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
+from tests.support.erofs import needs_erofs
 from tests.support.launches import (
     descendants,
     gone_in_time,
@@ -16,6 +19,8 @@ from tests.support.launches import (
     root_choices,
 )
 from tests.support.trees import file
+
+from casemate.image.fuse_tree import DEVICE_NAME
 
 pytestmark = needs_busybox
 
@@ -103,3 +108,35 @@ def test_a_request_to_stop_at_any_moment_of_the_start(tmp_path, storage, root):
             assert gone_in_time(below, 4)
         assert launch_mounts(storage, tmp_path) == before
         assert decrypted(storage) == []
+
+
+def devices() -> set[str]:
+    """Loop devices of mounts of images, by the place of what they are made of."""
+    found = set()
+    for each in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # just gone
+            if each.read_text().rstrip().endswith(DEVICE_NAME):
+                found.add(str(each))
+    return found
+
+
+@needs_erofs
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_device_of_a_volume_is_left(tmp_path, storage, number):
+    if "namespace" not in root_choices():
+        pytest.skip("needs mount rights")
+    others = devices()
+    with (
+        launch_site(tmp_path, ["/bin/sh", "-c", SCRIPT], volume=[file("m", b"x")]) as site,
+        site.running("--open=erofs") as run,
+    ):
+        ours = devices() - others
+        assert ours, "the images aren't mounted as this test thinks"
+        run.process.send_signal(number)
+        run.process.wait(10)
+        assert gone_in_time((run.process.pid, *run.below))
+        for _ in range(500):
+            if not devices() & ours:
+                break
+            time.sleep(0.02)
+        assert devices() & ours == set()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.containers import File, layer, oci_layout
+from tests.support.erofs import why_no_erofs
 from tests.support.models import safetensors
 from tests.support.trees import compare_trees, make_folder
 
@@ -85,12 +86,24 @@ def test_what_cannot_be_sealed_is_refused_with_what_could(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "way",
-    ["mount", "mount --writable", "open", "open --open=extract", "open --open=extract --writable"],
+    ("way", "how"),
+    [
+        ("mount", "is mounted through FUSE on"),
+        ("mount --through=fuse", "is mounted through FUSE on"),
+        ("mount --through=erofs", "is mounted through EROFS on"),
+        ("mount --writable", "is mounted through FUSE, below a layer for changes, on"),
+        ("open", "is mounted through FUSE on"),
+        ("open --open=erofs", "is mounted through EROFS on"),
+        ("open --open=erofs --writable", "is mounted through EROFS, below a layer for changes, on"),
+        ("open --open=extract", "is extracted to"),
+        ("open --open=extract --writable", "is extracted to"),
+    ],
 )
-def test_what_is_opened_ends_with_its_program(tmp_path: Path, way: str) -> None:
+def test_what_is_opened_ends_with_its_program(tmp_path: Path, way: str, how: str) -> None:
     if "extract" not in way and fuse_available() is not None:
         pytest.skip(f"no mount here: {fuse_available()}")
+    if "EROFS" in how and why_no_erofs():
+        pytest.skip(f"no mount through EROFS here: {why_no_erofs()}")
     folder, image, key = make_folder(tmp_path / "tree"), tmp_path / "image", tmp_path / "key"
     (tmp_path / "mnt").mkdir()
     casemate("key", "new", key)
@@ -112,7 +125,7 @@ def test_what_is_opened_ends_with_its_program(tmp_path: Path, way: str) -> None:
     assert server.stderr is not None
     with server.stderr:
         said = server.stderr.readline()
-        assert ("is extracted to" if "extract" in way else "is mounted on") in said
+        assert how in said
         compare_trees(folder, tmp_path / "mnt")
         if "writable" in way:
             (tmp_path / "mnt" / "bin" / "tool").write_text("changed")

@@ -28,7 +28,7 @@ from casemate.image.reader import ImageFile, SealedImage, open_image
 from casemate.image.rekey import rekey as change_key
 from casemate.image.seal import seal as seal_tree
 from casemate.image.storage import DANGER, require_memory_backed, require_no_plain_swap
-from casemate.image.ways import OpenChoice, Way
+from casemate.image.ways import OpenChoice
 from casemate.project.drafts import draft_contract
 from casemate.project.files import write_public
 from casemate.project.registries import RegistryAccess
@@ -333,19 +333,29 @@ def extract(
 @click.argument("folder", type=_FOLDER)
 @_key
 @_id
+@click.option(
+    "--through", type=click.Choice(["auto", "erofs", "fuse"]), default="auto", show_default=True,
+    help="Insist on a file system of the kernel; auto takes EROFS for large files, such as a "
+    "model's, where this machine allows it.",
+)  # fmt: skip
 @_writable
 @_danger
 def mount(
-    image: Path, folder: Path, key: Path, image_id: str | None, writable: bool, allow_disk: bool
+    image: Path,
+    folder: Path,
+    key: Path,
+    image_id: str | None,
+    through: str,
+    writable: bool,
+    allow_disk: bool,
 ) -> None:
     """Mount IMAGE on FOLDER, until Ctrl-C, SIGTERM or umount.
 
     It is read-only, or with --writable as if it weren't: the image stays as it is, and whatever was
     changed is gone with the mount.
     """
-    _hold_open(
-        image, folder, key, image_id, OpenChoice.MOUNT, writable=writable, allow_disk=allow_disk
-    )
+    choice = OpenChoice.MOUNT if through == "auto" else OpenChoice(through)
+    _hold_open(image, folder, key, image_id, choice, writable=writable, allow_disk=allow_disk)
 
 
 @command.command(
@@ -358,7 +368,8 @@ def mount(
 @click.option(
     "--open", "choice", type=click.Choice([each.value for each in OpenChoice]),
     default="auto", show_default=True,
-    help="Insist on a way; auto mounts where this machine allows it.",
+    help="Insist on a way, or on a file system to mount it through; auto mounts where this machine "
+    "allows it.",
 )  # fmt: skip
 @_writable
 @_danger
@@ -388,7 +399,6 @@ def _hold_open(
     allow_disk: bool,
 ) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    how = {Way.MOUNT: "mounted on", Way.EXTRACT: "extracted to"}
     try:
         with contextlib.ExitStack() as stack:
             opened = stack.enter_context(_opened(image, key, image_id))
@@ -401,7 +411,8 @@ def _hold_open(
                     )
                 )  # fmt: skip
             why = f" ({held.plan.reason})" if held.plan.reason else ""
-            click.echo(f"{image} is {how[held.plan.way]} {folder}{why}; Ctrl-C ends it", err=True)
+            how = f"mounted through {held.through} on" if held.through else "extracted to"
+            click.echo(f"{image} is {how} {folder}{why}; Ctrl-C ends it", err=True)
             held.wait()
     except KeyboardInterrupt:
         click.echo(f"{folder} is closed", err=True)

@@ -81,6 +81,8 @@ class FuseMount:
         tree: what is shown, by default the image's own.
     """
 
+    through = "FUSE"
+
     def __init__(
         self,
         image: SealedImage,

@@ -1,4 +1,4 @@
-"""What a FUSE mount shows: the tree of an image."""
+"""What a FUSE mount shows: the tree of an image, or the one file of a device."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import errno
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+from casemate.image.erofs import Device
 from casemate.image.format import CHUNK_SIZE, TocEntry
 from casemate.image.fuse_wire import FuseError
 from casemate.image.nodes import Node, Nodes
 from casemate.image.reader import SealedImage
 from casemate.image.tree import EntryKind
 
+DEVICE_NAME = "device"
 _PAGE = 4096
 
 
@@ -116,3 +118,36 @@ class ImageTree(Tree):
             return None
         at = held.offset + first - index * CHUNK_SIZE
         return Rest(first, memoryview(self._image.chunk(index))[at : at + last - first])
+
+
+class DeviceTree(Tree):
+    """One file, :data:`DEVICE_NAME`: a device whose files are those of an image.
+
+    Args:
+        image: open for as long as this is used.
+        device: where on the device they lie.
+    """
+
+    def __init__(self, image: SealedImage, device: Device) -> None:
+        entry = TocEntry(
+            DEVICE_NAME, EntryKind.FILE, 0o400, 0, 0, 0, 0, device.size, target="", xattrs=()
+        )
+        super().__init__(Nodes([entry]), size=device.size)
+        self._image, self._device = image, device
+
+    def read(self, node: Node, room: memoryview, offset: int) -> tuple[int, Rest | None]:
+        """A part of the device; see :meth:`Tree.read`."""
+        if node.entry is None:
+            raise FuseError(errno.EISDIR)
+        device = self._device
+        end = max(offset, min(offset + len(room), device.size))
+        known = device.computed[offset:end]
+        room[: len(known)] = known
+        at = offset + len(known)
+        for start, entry in device.files(at, end):
+            if at < start:
+                room[at - offset : start - offset] = bytes(start - at)
+                at = start
+            at += self._image.pread_into(entry, room[at - offset : end - offset], at - start)
+        room[at - offset : end - offset] = bytes(end - at)
+        return end - offset, None

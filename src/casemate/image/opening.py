@@ -12,8 +12,8 @@ from pathlib import Path
 
 from casemate.errors import UnavailableError
 from casemate.image.extract import empty, extract
-from casemate.image.fuse import FuseMount, OnError, fuse_available
-from casemate.image.overlay import WritableMount
+from casemate.image.fuse import OnError, fuse_available
+from casemate.image.mounts import start_mount
 from casemate.image.reader import SealedImage
 from casemate.image.storage import (
     extracted_size,
@@ -31,10 +31,12 @@ class Held:
 
     Args:
         plan: how, and why.
+        through: the file system it is mounted through; empty where it was extracted.
         wait: returns when somebody else has ended a mount; for ever where it was extracted.
     """
 
     plan: Planned
+    through: str = ""
     wait: Callable[[], None]
 
 
@@ -54,7 +56,7 @@ def opened_on(
     Args:
         image: an open image.
         folder: an empty folder, or a name that is free.
-        choice: the way to insist on.
+        choice: the way to insist on, or the file system to mount it through.
         allow_disk: accept that decrypted bytes reach a disk.
         writable: have a mount take changes, into memory; an extracted tree does so anyway.
         on_error: told of what goes wrong in a mount.
@@ -72,16 +74,15 @@ def opened_on(
             if not folder.exists():
                 folder.mkdir()
                 stack.callback(folder.rmdir)
-            kind = WritableMount if writable else FuseMount
-            mount = kind(image, folder, on_error=on_error)
             try:
-                stack.enter_context(mount)
+                mount = start_mount(image, folder, choice, writable=writable, on_error=on_error)
             except UnavailableError as error:
-                if choice is OpenChoice.MOUNT:
+                if choice.insists_on_mounting:
                     raise
                 plan = _plan(image, choice, error.got)  # what only the attempt shows
             else:
-                yield Held(plan=plan, wait=mount.wait)
+                stack.callback(mount.stop)
+                yield Held(plan=plan, through=mount.through, wait=mount.wait)
                 return
         require_memory_backed(folder, allow_disk=allow_disk)
         made = not folder.exists()

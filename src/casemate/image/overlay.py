@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from casemate.errors import UnavailableError
+from casemate.image.erofs_mount import ErofsMount
 from casemate.image.fuse import FuseMount, OnError
 from casemate.image.mounting import MNT_DETACH, MS_NODEV, MS_NOSUID, mount, umount
 from casemate.image.reader import SealedImage
@@ -58,14 +59,22 @@ class WritableMount:
         image: an open image; it must stay open until :meth:`stop`.
         mountpoint: an existing directory.
         on_error: as `FuseMount` has it.
+        lower: how the image itself is mounted.
     """
 
     def __init__(
-        self, image: SealedImage, mountpoint: Path, *, on_error: OnError | None = None
+        self,
+        image: SealedImage,
+        mountpoint: Path,
+        *,
+        on_error: OnError | None = None,
+        lower: type[FuseMount | ErofsMount] = FuseMount,
     ) -> None:
         self._image = image
         self._mountpoint = Path(os.path.realpath(mountpoint))
         self._on_error = on_error
+        self._lower = lower
+        self.through = f"{lower.through}, below a layer for changes,"
         self._mounts = contextlib.ExitStack()
         self._device = 0
 
@@ -96,7 +105,7 @@ class WritableMount:
                 raise _no_overlay(place, error) from error
             mounts.callback(_away, place)
             (place / "lower").mkdir()
-            mounts.enter_context(FuseMount(self._image, place / "lower", on_error=self._on_error))
+            mounts.enter_context(self._lower(self._image, place / "lower", on_error=self._on_error))
             mount_overlay(place, place)
             mounts.callback(_away, place)
             self._device = place.stat().st_dev

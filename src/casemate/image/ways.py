@@ -18,6 +18,13 @@ class OpenChoice(StrEnum):
     AUTO = "auto"
     EXTRACT = "extract"
     MOUNT = "mount"
+    EROFS = "erofs"
+    FUSE = "fuse"
+
+    @property
+    def insists_on_mounting(self) -> bool:
+        """Whether nothing else will do: mounting at all, or through one file system."""
+        return self in {OpenChoice.MOUNT, OpenChoice.EROFS, OpenChoice.FUSE}
 
 
 class Way(StrEnum):
@@ -88,7 +95,7 @@ def _insisted(
 ) -> tuple[Planned, ...] | None:
     if choice is OpenChoice.EXTRACT:
         return tuple(_planned(image, Way.EXTRACT, "as asked") for image in images)
-    if choice is not OpenChoice.MOUNT:
+    if not choice.insists_on_mounting:
         return None
     if no_mount is not None:
         raise UsageError(

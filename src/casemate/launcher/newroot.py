@@ -12,8 +12,9 @@ from pathlib import Path
 from casemate.errors import CasemateError, UnavailableError, UsageError
 from casemate.image import mounting
 from casemate.image.extract import extract
-from casemate.image.fuse import FuseMount, fuse_available
+from casemate.image.fuse import fuse_available
 from casemate.image.keys import parse_key_file
+from casemate.image.mounts import Mounted, start_mount
 from casemate.image.overlay import mount_overlay
 from casemate.image.reader import SealedImage, open_image
 from casemate.image.storage import extracted_size, megabytes, memory_left
@@ -107,7 +108,8 @@ class NewRoot(contextlib.ExitStack):
             left=1 << 60 if self._may_use_disk else left,
         )
         for item, plan in zip(opened, plans, strict=True):
-            self._announce(item, plan, left)
+            if plan.way is Way.EXTRACT:
+                self._announce(item, plan, left)
         # 3. The root file system, then the volumes.
         path = self._root(opened[0], plans[0], needed=SLACK + sum(item.size for item in opened))
         for volume, plan in zip(opened[1:], plans[1:], strict=True):
@@ -135,10 +137,6 @@ class NewRoot(contextlib.ExitStack):
 
     def _announce(self, item: Opened, plan: Planned, left: int) -> None:
         name, why = item.mount.name, f" ({plan.reason})" if plan.reason else ""
-        if plan.way is Way.MOUNT:
-            sentence = f"image {name}: mounted lazily at {item.mount.mount}{why}"
-            self._tell("image", sentence, name=name, way=plan.way.value)
-            return
         sentence = (
             f"image {name}: extracting, takes {megabytes(item.size)} of the {megabytes(left)} "
             f"of memory that are left{why}"
@@ -153,7 +151,7 @@ class NewRoot(contextlib.ExitStack):
             return self._extract_root(root, base / "root")
         base = self._memory_base()
         path = base / "root"
-        if not self._is_mounted(root, plan, lambda: self._overlay(root, base)):
+        if not self._is_mounted(root, plan, lambda: self._overlay(root, plan, base)):
             self._extract_root(root, path)
         # A mount point, so that it can be pivoted into.
         mounting.mount(str(path), path, None, mounting.MS_BIND | mounting.MS_REC)
@@ -184,11 +182,11 @@ class NewRoot(contextlib.ExitStack):
         path.chmod(0o755)
         return path
 
-    def _overlay(self, root: Opened, base: Path) -> None:
+    def _overlay(self, root: Opened, plan: Planned, base: Path) -> None:
         """The image mounted, and above it a layer in memory that takes every change."""
         with contextlib.ExitStack() as undo:
             (base / "lower").mkdir(mode=0o755)
-            undo.callback(self._fuse(root, base / "lower").stop)
+            undo.callback(self._mount(root, plan, base / "lower").stop)
             (base / "root").mkdir(mode=0o755)
             mount_overlay(base, base / "root")
             self.push(undo.pop_all())
@@ -196,7 +194,11 @@ class NewRoot(contextlib.ExitStack):
     def _volume(self, root: Path, volume: Opened, plan: Planned) -> None:
         path = root / volume.mount.mount.lstrip("/")
         os.close(_make_folders(root, volume.mount.mount))
-        if not self._is_mounted(volume, plan, lambda: self.callback(self._fuse(volume, path).stop)):
+
+        def mount() -> None:
+            self.callback(self._mount(volume, plan, path).stop)
+
+        if not self._is_mounted(volume, plan, mount):
             extract(volume.image, path, restore_owner=self._is_real_root())
 
     def _is_mounted(self, item: Opened, plan: Planned, mount: Callable[[], object]) -> bool:
@@ -214,12 +216,18 @@ class NewRoot(contextlib.ExitStack):
             return False
         return True
 
-    def _fuse(self, opened: Opened, path: Path) -> FuseMount:
-        def failed(error: CasemateError) -> None:
-            self._tell("image-error", f"image {opened.mount.name}: {error}", code=error.code)
+    def _mount(self, item: Opened, plan: Planned, path: Path) -> Mounted:
+        name = item.mount.name
 
-        mount = FuseMount(opened.image, path, on_error=failed)
-        mount.start()
+        def failed(error: CasemateError) -> None:
+            self._tell("image-error", f"image {name}: {error}", code=error.code)
+
+        mount = start_mount(item.image, path, self._options.open, on_error=failed)
+        why = f" ({plan.reason})" if plan.reason else ""
+        sentence = (
+            f"image {name}: mounted lazily at {item.mount.mount}, through {mount.through}{why}"
+        )
+        self._tell("image", sentence, name=name, way=plan.way.value, through=mount.through)
         return mount
 
     def _devices(self, root: Path) -> None:
