@@ -14,8 +14,9 @@ from tests.attacks.test_tampering_with_an_image import forged, written
 from tests.support.trees import CHUNK, KEY, file, varied
 
 from casemate.errors import CasemateError, MalformedError, NotGenuineError
+from casemate.image.file import ImageFile
 from casemate.image.format import PAYLOAD_START, TAG_SIZE, TAGS_IN_BLOCK, Header
-from casemate.image.reader import ImageFile, open_image
+from casemate.image.reader import open_image
 from casemate.image.seal import SealedImageInfo, seal
 from casemate.image.tree import EntryKind, TreeEntry
 

@@ -9,7 +9,8 @@ import pytest
 from tests.support.trees import CHUNK, KEY, file, hardlink, seal_folder, symlink, varied
 
 from casemate.errors import CasemateError, MalformedError, UsageError
-from casemate.image.reader import ImageFile, open_image
+from casemate.image.file import ImageFile
+from casemate.image.reader import open_image
 from casemate.image.seal import seal
 
 

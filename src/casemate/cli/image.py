@@ -20,11 +20,12 @@ from casemate.encoding import decode_hex
 from casemate.errors import CasemateError, UsageError
 from casemate.image.compare import compare
 from casemate.image.extract import extract as extract_image
+from casemate.image.file import ImageFile
 from casemate.image.format import TocEntry
 from casemate.image.keys import read_key_file
 from casemate.image.model import MODEL_RECORD, recorded_digest
 from casemate.image.opening import opened_on
-from casemate.image.reader import ImageFile, SealedImage, open_image
+from casemate.image.reader import SealedImage, open_image
 from casemate.image.rekey import rekey as change_key
 from casemate.image.seal import seal as seal_tree
 from casemate.image.storage import DANGER, require_memory_backed, require_no_plain_swap

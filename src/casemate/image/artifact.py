@@ -14,10 +14,10 @@ from typing import cast
 from casemate.encoding import decode_json
 from casemate.encoding.text import decode_hex
 from casemate.errors import MalformedError, NotGenuineError, UsageError
+from casemate.image.file import ImageFile
 from casemate.image.oci.distribution import MANIFEST, Blob, Repository, blob_of, file_digest
 from casemate.image.oci.http import MAX_DOCUMENT
 from casemate.image.oci.reference import Reference
-from casemate.image.reader import ImageFile
 from casemate.image.workers import Progress
 from casemate.types import Sha384
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from casemate.image.reader import ImageFile
+from casemate.image.file import ImageFile
 from casemate.policy import PolicyDocument
 from casemate.project.files import read_file, read_text
 from casemate.project.keys import load_public_key

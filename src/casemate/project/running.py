@@ -22,7 +22,7 @@ from cryptography import x509
 
 from casemate.encoding import MapReader
 from casemate.errors import UnavailableError, UsageError
-from casemate.image.reader import ImageFile
+from casemate.image.file import ImageFile
 from casemate.project.build import Project
 from casemate.project.containers import running_containers
 from casemate.project.contracts import read_contract_file
