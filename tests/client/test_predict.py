@@ -7,12 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from casemate.client import PinnedCertificate, Plaintext, Question, predict, read_certificate
 from casemate.client.fetch import pin_fault
+from casemate.client.predict import _failure
 from casemate.client.wire import tensorflow_serving_pb2 as wire
 from casemate.errors import MalformedError, NotGenuineError, UnavailableError, UsageError
-from casemate.project.tls import make_tls_identity
+from casemate.project.tls import TlsIdentity, make_tls_identity
+from casemate.types import Secret
+from casemate_testkit.pki import DAY, P256, make, pem
+from casemate_testkit.services.web import FakeService
 
 NOW = datetime.datetime.now(datetime.UTC)
 IDENTITY = make_tls_identity(("localhost",), now=NOW)
@@ -71,13 +77,13 @@ def peer():
     made.server.stop(None).wait()
 
 
+def question_to(server, trust, timeout=10.0):
+    return Question(server=server, trust=trust, model="resnet", pixels=PIXELS, timeout=timeout)
+
+
 def ask(port, *, host="localhost", trust=None, timeout=10.0):
     trust = trust or PinnedCertificate(pem=IDENTITY.certificate)
-    return predict(
-        Question(
-            server=f"{host}:{port}", trust=trust, model="resnet", pixels=PIXELS, timeout=timeout
-        )
-    )
+    return predict(question_to(f"{host}:{port}", trust, timeout))
 
 
 def test_the_request_is_the_reference_clients(peer):
@@ -168,6 +174,30 @@ def test_what_a_pinned_certificate_lacks_is_known_by_a_handshake_alone(peer):
     assert peer.seen == []
 
 
+def test_a_pinned_certificate_need_not_be_its_own_issuer():
+    """Nor need its issuer be known: gRPC takes it as it is, and so does the handshake alone."""
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")]).public_bytes()
+    leaf = make("an authority", start=NOW - DAY, end=NOW + DAY).issue(
+        "server", ca=False, curve=P256, extensions={"2.5.29.17": names},
+        start=NOW - DAY, end=NOW + DAY,
+    )  # fmt: skip
+    key = leaf.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    certificate = pem(leaf.certificate)
+    made = Peer(TlsIdentity(private_key=Secret(key), certificate=certificate))
+    assert ask(made.port, trust=PinnedCertificate(pem=certificate)).version == 5
+    assert pin_fault(f"localhost:{made.port}", certificate, timeout=5) is None
+    made.server.stop(None).wait()
+
+
+def test_a_wrong_certificate_is_told_though_grpc_tells_of_another_address(peer):
+    """Of a name's addresses it tells what the last one said: here that nobody listens there."""
+    other = make_tls_identity(("localhost",), now=NOW).certificate
+    question = question_to(f"localhost:{peer.port}", PinnedCertificate(pem=other))
+    told = _failure(question, grpc.StatusCode.UNAVAILABLE, "ipv6:%5B::1%5D: Connection refused")
+    assert told.code == "client.server-certificate"
+    assert peer.seen == []
+
+
 def test_nobody_there_is_unavailable():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # not listening
@@ -188,9 +218,31 @@ def test_silence_is_unavailable_in_time():
 def test_plaintext_works_only_when_asked_for():
     made = Peer(None)
     assert ask(made.port, trust=Plaintext()).version == 5
-    with pytest.raises(UnavailableError):
-        ask(made.port)
+    with pytest.raises(UnavailableError) as caught:
+        ask(made.port, host="127.0.0.1")
+    assert "--plaintext" in caught.value.remedy
+    assert "--crt" not in caught.value.remedy
     made.server.stop(None).wait()
+
+
+@pytest.mark.parametrize("told", ["Socket closed", "Connection refused"])
+def test_plaintext_to_a_server_that_speaks_tls_says_what_to_give_instead(peer, told):
+    """Whatever gRPC makes of it: it doesn't know, and a name may have another address besides."""
+    with pytest.raises(UnavailableError) as caught:
+        ask(peer.port, trust=Plaintext())
+    question = question_to(f"localhost:{peer.port}", Plaintext())
+    for error in (caught.value, _failure(question, grpc.StatusCode.UNAVAILABLE, told)):
+        assert error.code == "client.unreachable"
+        assert "speaks TLS" in error.message
+        assert "--crt" in error.remedy
+        assert "and no --plaintext" in error.remedy
+    assert peer.seen == []
+
+
+def test_plaintext_to_what_is_no_model_server_says_nothing_of_tls():
+    with FakeService() as web, pytest.raises(UnavailableError) as caught:
+        ask(web.url.rpartition(":")[2], host="127.0.0.1", trust=Plaintext())
+    assert "TLS" not in caught.value.message + caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
 from casemate.client.address import split_address
-from casemate.client.fetch import pin_fault
+from casemate.client.fetch import fetch_certificate, pin_fault
 from casemate.client.trust import (
     AttestedServer,
     PinnedCertificate,
@@ -180,6 +180,8 @@ def _failure(question: Question, code: grpc.StatusCode, details: str) -> Casemat
         # nobody listens.
         if isinstance(question.trust, PinnedCertificate) and "refused" in details:
             details = pin_fault(server, question.trust.pem, timeout=question.timeout) or details
+        if isinstance(question.trust, Plaintext):
+            return _no_plaintext(server, details, timeout=question.timeout)
         return _no_connection(server, details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return UnavailableError(
@@ -230,10 +232,28 @@ def _no_connection(server: str, details: str) -> CasemateError:
             "this one before.",
         )
     remedy = "Is the server running there? Is the port right?"
-    if "WRONG_VERSION_NUMBER" in details or "Socket closed" in details:
-        remedy = "One side speaks TLS and the other doesn't: give --crt, or --plaintext."
+    if "WRONG_VERSION_NUMBER" in details:
+        remedy = "It speaks no TLS. Start it with a certificate; where nobody can be on the way, "
+        remedy += "ask it without, with --plaintext."
+    elif "Socket closed" in details:
+        remedy = "It ended the connection. Is it the model server that listens there?"
     return UnavailableError(
         "client.unreachable", f"no connection to {server}", got=details, remedy=remedy
+    )
+
+
+def _no_plaintext(server: str, details: str, *, timeout: float) -> CasemateError:
+    """Why there is no connection without TLS: gRPC doesn't say that the server wants TLS."""
+    try:
+        fetch_certificate(server, timeout=timeout)
+    except CasemateError:
+        return _no_connection(server, details)
+    return UnavailableError(
+        "client.unreachable",
+        f"{server} speaks TLS, and was asked without",
+        got=details,
+        remedy="Give the policy that it must satisfy with --policy, or its certificate with "
+        "--crt, and no --plaintext.",
     )
 
 
