@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from casemate.evidence import Tee
+from casemate.project.containers import LAUNCHER_CAPABILITIES
 from casemate.tee.platform import CHOICES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,20 +134,21 @@ def test_who_needs_no_rights_has_none(component, tmp_path):
     """Pod Security's restricted level, field by field."""
     text = rendered({"client": {"enabled": True}}, tmp_path)
     spec = pod(text, component)
-    assert spec["securityContext"]["runAsNonRoot"] is True
-    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["securityContext"] == {
+        "runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }  # fmt: skip
     for container in spec["containers"]:
-        rights = container["securityContext"]
-        assert rights["capabilities"] == {"drop": ["ALL"]}
-        assert rights["allowPrivilegeEscalation"] is False
-        assert rights["readOnlyRootFilesystem"] is True
+        assert container["securityContext"] == {
+            "capabilities": {"drop": ["ALL"]},
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+        }
     _nothing_of_the_host(spec)
 
 
 def test_the_launcher_has_what_a_new_root_takes_and_no_more(tmp_path):
     """Within Pod Security's baseline level; mount rights are asked for by name."""
-    from casemate.project.containers import LAUNCHER_CAPABILITIES
-
     spec = pod(rendered({}, tmp_path), "workload")
     (container,) = spec["containers"]
     rights = container["securityContext"]
@@ -165,6 +167,7 @@ def test_the_launcher_has_what_a_new_root_takes_and_no_more(tmp_path):
 
 def _nothing_of_the_host(spec):
     assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
     assert all("hostPath" not in volume for volume in spec["volumes"])
 
@@ -176,11 +179,21 @@ def test_decrypted_files_lie_in_memory(tmp_path):
     assert memory["emptyDir"]["sizeLimit"] == "1Gi"
 
 
+@pytest.mark.parametrize("component", ["broker", "workload", "client"])
+def test_what_a_pod_writes_lies_in_bounded_memory(component, tmp_path):
+    spec = pod(rendered({"client": {"enabled": True}}, tmp_path), component)
+    written = [each["emptyDir"] for each in spec["volumes"] if "emptyDir" in each]
+    assert written
+    assert all(each["medium"] == "Memory" and each["sizeLimit"] for each in written)
+    assert all(each["resources"]["limits"]["memory"] for each in spec["containers"])
+
+
 @pytest.mark.parametrize("component", ["broker", "workload"])
 def test_secrets_are_for_their_pod_alone_and_only_to_be_read(component, tmp_path):
     spec = pod(rendered({}, tmp_path), component)
     secrets = {volume["name"]: volume["secret"] for volume in spec["volumes"] if "secret" in volume}
     assert secrets
+    assert not any(each["optional"] for each in secrets.values()), "it would start without"
     # The broker isn't root: its group, which is its own, has to be let in.
     allowed = 0o440 if component == "broker" else 0o400
     assert {each["defaultMode"] for each in secrets.values()} <= {allowed, 0o400}
@@ -190,11 +203,53 @@ def test_secrets_are_for_their_pod_alone_and_only_to_be_read(component, tmp_path
     assert all(each["readOnly"] for each in mounts)
 
 
+def test_a_broker_starts_with_its_identity_its_policy_and_nothing_less(tmp_path):
+    spec = pod(rendered({}, tmp_path), "broker")
+    (container,) = spec["containers"]
+    given = dict(argument.removeprefix("--").split("=") for argument in container["args"])
+    assert given == {
+        "policy": "/etc/casemate/policy.toml",
+        "secrets": "/run/casemate/secrets",
+        "identity": "/run/casemate/identity/broker.key",
+        "listen": "0.0.0.0:50051",
+    }
+    (policy,) = [each["configMap"] for each in spec["volumes"] if "configMap" in each]
+    assert policy == {"name": "casemate-broker-policy", "optional": False}
+    places = {each["mountPath"]: each for each in container["volumeMounts"]}
+    assert places.keys() == {
+        "/etc/casemate", "/run/casemate/secrets", "/run/casemate/identity", "/tmp"
+    }  # fmt: skip
+    assert {path for path, each in places.items() if not each.get("readOnly")} == {"/tmp"}
+
+
 def test_images_are_pinned_by_digest_where_one_is_given(tmp_path):
-    text = rendered(VARIANTS["pinned"], tmp_path)
-    for component in ("broker", "workload"):
+    digests = {
+        component: f"sha256:{number:064x}"
+        for number, component in enumerate(("broker", "workload", "client"))
+    }
+    values = {
+        "images": {"digests": digests, "pullPolicy": "Always"},
+        "client": {"enabled": True}, "kserve": {"enabled": True},
+    }  # fmt: skip
+    text = rendered(values, tmp_path)
+    for component, digest in digests.items():
         (container,) = pod(text, component)["containers"]
-        assert container["image"].endswith(f"@{DIGEST}")
+        assert container["image"].endswith(f"@{digest}")
+        assert container["imagePullPolicy"] == "Always"
+    (served,) = objects(text)["ClusterServingRuntime", "it-casemate"]["spec"]["containers"]
+    assert served["image"].endswith(f"@{digests['workload']}")
+
+
+def test_pods_are_ready_when_they_answer_and_a_launcher_has_time_to_start(tmp_path):
+    text = rendered({"workload": {"startupSeconds": 90}}, tmp_path)
+    (broker,) = pod(text, "broker")["containers"]
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert broker[probe]["tcpSocket"] == {"port": "attested"}
+    (workload,) = pod(text, "workload")["containers"]
+    for probe in ("readinessProbe", "startupProbe"):
+        assert workload[probe]["tcpSocket"] == {"port": "serving"}
+    start = workload["startupProbe"]
+    assert start["periodSeconds"] * start["failureThreshold"] == 90
 
 
 def test_confidential_pods_get_their_runtime(tmp_path):
@@ -223,11 +278,28 @@ def test_resources_follow_the_tee(tmp_path):
 
 def test_only_launchers_reach_the_broker(tmp_path):
     found = objects(rendered({}, tmp_path))
-    policy = found["NetworkPolicy", "casemate-broker"]["spec"]
-    (ingress,) = policy["ingress"]
-    (source,) = ingress["from"]
-    labels = source["podSelector"]["matchLabels"]
-    assert labels["app.kubernetes.io/component"] == "workload"
+
+    def pods(component):
+        return {
+            "app.kubernetes.io/name": "casemate",
+            "app.kubernetes.io/instance": "it",
+            "app.kubernetes.io/component": component,
+        }
+
+    assert found["NetworkPolicy", "casemate-broker"]["spec"] == {
+        "podSelector": {"matchLabels": pods("broker")},
+        "policyTypes": ["Ingress"],
+        "ingress": [
+            {
+                "from": [{"podSelector": {"matchLabels": pods("workload")}}],
+                "ports": [{"port": "attested", "protocol": "TCP"}],
+            }
+        ],
+    }
+    for component, name in (("broker", "casemate-broker"), ("workload", "it-workload")):
+        made = found["Deployment", name]["spec"]["template"]["metadata"]["labels"]
+        assert pods(component).items() <= made.items()
+    assert found["Service", "casemate-broker"]["spec"]["type"] == "ClusterIP"
     assert ("NetworkPolicy", "casemate-broker") not in objects(
         rendered(VARIANTS["open-network"], tmp_path)
     )
@@ -251,7 +323,16 @@ def test_the_autoscaler_decides_where_there_is_one(tmp_path):
 def test_kserve_gets_a_runtime(tmp_path):
     found = objects(rendered({"kserve": {"enabled": True}}, tmp_path))
     runtime = found["ClusterServingRuntime", "it-casemate"]["spec"]
-    assert runtime["containers"][0]["name"] == "kserve-container"
+    (container,) = runtime["containers"]
+    assert container["name"] == "kserve-container"
+    assert container["securityContext"] == {
+        "runAsUser": 0,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": list(LAUNCHER_CAPABILITIES)},
+    }
+    (memory,) = runtime["volumes"]
+    assert memory["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
 
 
 def test_plain_manifests_are_the_chart_s(tmp_path):
