@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from tests.support import http2
 from tests.support.attested import wait_until
 from tests.support.model_server import running, server_command
-from tests.support.onnx_models import identity_model, put_model
+from tests.support.onnx_models import identity_model, put_model, slow_model
 
 from casemate.project.tls import make_tls_identity
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
@@ -288,15 +288,19 @@ def test_what_is_no_tls_is_turned_away_and_the_server_lives(server, content):
 
 
 def test_a_flood_of_requests_is_refused_and_not_queued_without_bound(tmp_path):
-    base = put_model(tmp_path / "m", identity_model())
+    # Of requests that take milliseconds no server is through with one before the next is there.
+    base = put_model(tmp_path / "m", slow_model(20))
+    square = wire.PredictRequest(model_spec={"name": "resnet"})
+    shape = {"dim": [{"size": 200}, {"size": 200}]}
+    square.inputs["x"].CopyFrom(wire.TensorProto(dtype=1, tensor_shape=shape))
     flags = ("--max_requests=4", "--grpc_max_threads=1")
     with running(base, tmp_path, *flags) as server, server.channel() as channel:
-        assert predict(channel) == [1]
         call = channel.unary_unary(PREDICT)
-        flood = [call.future(request(), timeout=60) for _ in range(400)]
+        assert call(square.SerializeToString(), timeout=20)
+        flood = [call.future(square.SerializeToString(), timeout=60) for _ in range(400)]
         codes = {each.code() for each in flood}
         assert codes == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert predict(channel) == [1]
+        assert call(square.SerializeToString(), timeout=20)
 
 
 def test_a_key_of_another_certificate_ends_the_start_without_showing_it(tmp_path):
