@@ -4,10 +4,12 @@ import json
 import signal
 
 import pytest
+from tests.support.failing_calls import failing, needs_failing_calls
 from tests.support.launches import CANARY, launch_site, needs_busybox, root_choices
 from tests.support.trees import file, varied
 
 from casemate.image.fuse import fuse_available
+from casemate.project.programs import run_program
 
 pytestmark = needs_busybox
 ROOTS = root_choices()
@@ -167,6 +169,29 @@ def test_a_broker_out_of_reach_is_waited_for_and_then_6(tmp_path):
         done = site.launch("--broker-timeout=1")
     assert done.status == 6
     assert "trying again" in done.stderr
+
+
+@needs_failing_calls
+@pytest.mark.parametrize(("call", "what"), [("clone", "process"), ("clone3", "thread")])
+def test_where_there_is_no_room_for_its_first_process_or_thread_it_says_so(tmp_path, call, what):
+    """As where a container's pids limit is reached. A fork is a clone, a thread a clone3."""
+    with launch_site(tmp_path, ["/bin/true"]) as site:
+        done = run_program(failing(site.command("--json"), call, 1, error="EAGAIN"))
+    if call == "clone3" and done.status == 0:
+        pytest.skip("threads are made by another call here")
+    assert done.status == 6
+    assert f"can't start its first {what}" in done.stderr
+    assert "pids limit" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["error"]["code"] == f"launcher.{what}"
+
+
+@needs_failing_calls
+def test_a_channel_that_no_thread_can_carry_is_opened_again(tmp_path):
+    with launch_site(tmp_path, ["/bin/true"]) as site:
+        done = run_program(failing(site.command(), "clone3", 2, error="EAGAIN"))
+    assert done.status == 0, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_image_that_is_not_there_is_named(tmp_path):

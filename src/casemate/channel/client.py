@@ -75,7 +75,7 @@ def attested_tunnel(
         on_connected: told when our first packet is out.
 
     Raises:
-        UnavailableError: ``channel.unreachable``, ``channel.timeout``.
+        UnavailableError: ``channel.unreachable``, ``channel.timeout``, ``channel.thread``.
         MalformedError, NotGenuineError, NotAcceptableError: the server isn't what it should be.
         RefusedByPeerError: the server refused us.
     """
@@ -91,7 +91,16 @@ def attested_tunnel(
             pump = threading.Thread(
                 target=_pump, args=(engine, network, listener, early), daemon=True
             )
-            pump.start()
+            try:
+                pump.start()
+            except RuntimeError as error:
+                raise UnavailableError(
+                    "channel.thread",
+                    "no thread can be started that carries the channel",
+                    got=str(error),
+                    remedy="Try again, or allow more processes: ulimit -u, or the pids limit of "
+                    "its container.",
+                ) from error
             try:
                 yield Tunnel(target=f"unix:{path}", peer=peer, group=engine.group)
             finally:

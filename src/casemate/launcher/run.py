@@ -78,7 +78,10 @@ def _fork_keeper(
     storage: PlainStorage,
 ) -> tuple[int, socket.socket]:
     ours, theirs = socket.socketpair()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        raise _no_room("process", error.strerror or str(error)) from error
     if pid == 0:
         ours.close()
         run_keeper(theirs, contract, environment, options, storage)
@@ -179,6 +182,15 @@ def _end(keeper: int, storage: PlainStorage) -> None:
     storage.remove()
 
 
+def _no_room(what: str, got: str) -> UnavailableError:
+    return UnavailableError(
+        f"launcher.{what}",
+        f"the launcher can't start its first {what}",
+        got=got,
+        remedy="Allow more processes: ulimit -u, or the pids limit of its container.",
+    )
+
+
 class _Attesting:
     """The TEE's attester, made in a thread of its own while the channel is being opened.
 
@@ -192,7 +204,10 @@ class _Attesting:
         self._made: Attester | None = None
         self._failure: CasemateError | None = None
         self._thread = threading.Thread(target=self._make, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise _no_room("thread", str(error)) from error
 
     def attest(self, report_data: ReportData) -> Evidence:
         self._thread.join()
