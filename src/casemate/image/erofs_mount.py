@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from casemate.errors import UnavailableError
 from casemate.image.erofs import BLOCK, erofs_device, why_not
@@ -19,6 +16,7 @@ from casemate.image.fuse import FuseMount, OnError
 from casemate.image.fuse_tree import DEVICE_NAME, DeviceTree
 from casemate.image.fuse_wire import MAX_READ
 from casemate.image.loop import LoopDevice
+from casemate.image.mounted_image import MountedImage, wait_for_another
 from casemate.image.mounting import (
     MNT_DETACH,
     MS_NODEV,
@@ -30,11 +28,9 @@ from casemate.image.mounting import (
 from casemate.image.nodes import Nodes
 from casemate.image.reader import SealedImage
 
-_POLL_SECONDS = 0.5
 
-
-class ErofsMount:
-    """A sealed image, mounted through EROFS. A context manager, as ``FuseMount`` is.
+class ErofsMount(MountedImage):
+    """A sealed image, mounted through EROFS.
 
     The FUSE mount lies below it, on the same mountpoint.
 
@@ -54,18 +50,6 @@ class ErofsMount:
         self._on_error = on_error
         self._mounts = contextlib.ExitStack()
         self._device = 0
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Mount. Returns once the tree is there.
@@ -95,8 +79,7 @@ class ErofsMount:
 
     def wait(self) -> None:
         """Return when the mount is gone, whoever unmounted it."""
-        while self._mountpoint.stat().st_dev == self._device:
-            time.sleep(_POLL_SECONDS)
+        wait_for_another(self._mountpoint, self._device)
 
     def _mount_device(self) -> None:
         file = os.open(self._mountpoint / DEVICE_NAME, os.O_RDONLY | os.O_CLOEXEC)

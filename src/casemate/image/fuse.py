@@ -14,8 +14,6 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from casemate.errors import CasemateError, UnavailableError
 from casemate.image import fuse_wire as wire
@@ -23,6 +21,7 @@ from casemate.image.buffers import page_buffer
 from casemate.image.fuse_helpers import DEVICE, Helpers, Requests, Storer
 from casemate.image.fuse_tree import ImageTree, Tree
 from casemate.image.fuse_wire import FuseError, Op, Request
+from casemate.image.mounted_image import MountedImage
 from casemate.image.mounting import (
     MNT_DETACH,
     MNT_FORCE,
@@ -64,8 +63,8 @@ def fuse_available() -> str | None:
     return None
 
 
-class FuseMount:
-    """A sealed image, mounted. A context manager: mounted inside, gone after.
+class FuseMount(MountedImage):
+    """A sealed image, mounted through FUSE.
 
     A thread of this process serves it, and helpers: processes forked in :meth:`start`, which end
     when this one does. Code in this process that holds the interpreter's lock while it waits for
@@ -103,18 +102,6 @@ class FuseMount:
         self._helpers: Helpers | None = None
         self._ready = threading.Event()
         self._refused: int | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Mount, and serve from daemon threads. Returns once the mount answers.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Protocol
 
 from casemate.errors import UnavailableError
 from casemate.image.erofs_mount import ErofsMount
 from casemate.image.fuse import FuseMount, OnError
+from casemate.image.mounted_image import MountedImage
 from casemate.image.overlay import WritableMount
 from casemate.image.reader import SealedImage
 from casemate.image.tree import EntryKind
@@ -18,18 +18,6 @@ _LARGE = 16 << 20
 _LOG = logging.getLogger(__name__)
 
 
-class Mounted(Protocol):
-    """A mount of an image, as all kinds of it have them."""
-
-    through: str
-
-    def stop(self) -> None:
-        """Unmount."""
-
-    def wait(self) -> None:
-        """Return when it is gone, whoever unmounted it."""
-
-
 def start_mount(
     image: SealedImage,
     folder: Path,
@@ -37,7 +25,7 @@ def start_mount(
     *,
     writable: bool = False,
     on_error: OnError | None = None,
-) -> Mounted:
+) -> MountedImage:
     """Mount an image.
 
     Args:
@@ -53,22 +41,20 @@ def start_mount(
     """
     if writable:
         lower = ErofsMount if choice is OpenChoice.EROFS else FuseMount
-        layered = WritableMount(image, folder, on_error=on_error, lower=lower)
-        layered.start()
-        return layered
+        return _started(WritableMount(image, folder, on_error=on_error, lower=lower))
     if choice is OpenChoice.EROFS or (choice is not OpenChoice.FUSE and of_large_files(image)):
-        through_erofs = ErofsMount(image, folder, on_error=on_error)
         try:
-            through_erofs.start()
+            return _started(ErofsMount(image, folder, on_error=on_error))
         except UnavailableError as error:
             if choice is OpenChoice.EROFS:
                 raise
             _LOG.info("%s is mounted through FUSE: %s", image.path, error.got)
-        else:
-            return through_erofs
-    through_fuse = FuseMount(image, folder, on_error=on_error)
-    through_fuse.start()
-    return through_fuse
+    return _started(FuseMount(image, folder, on_error=on_error))
+
+
+def _started(mount: MountedImage) -> MountedImage:
+    mount.start()
+    return mount
 
 
 def of_large_files(image: SealedImage) -> bool:

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from casemate.errors import UnavailableError
 from casemate.image.erofs_mount import ErofsMount
 from casemate.image.fuse import FuseMount, OnError
+from casemate.image.mounted_image import MountedImage, wait_for_another
 from casemate.image.mounting import MNT_DETACH, MS_NODEV, MS_NOSUID, mount, umount
 from casemate.image.reader import SealedImage
 
 _FLAGS = MS_NOSUID | MS_NODEV
 _ALL_IDS = (1 << 32) - 1  # so many has the user namespace of the machine itself
-_POLL_SECONDS = 0.5
 
 
 def mount_overlay(base: Path, merged: Path) -> None:
@@ -49,8 +46,8 @@ def mount_overlay(base: Path, merged: Path) -> None:
         os.close(descriptor)
 
 
-class WritableMount:
-    """A sealed image, mounted, that can be written to. A context manager, as `FuseMount` is.
+class WritableMount(MountedImage):
+    """A sealed image, mounted, that can be written to.
 
     Nothing lies beside the mountpoint: memory is mounted on it, in that memory the image, and
     above both what is to be seen.
@@ -77,18 +74,6 @@ class WritableMount:
         self.through = f"{lower.through}, below a layer for changes,"
         self._mounts = contextlib.ExitStack()
         self._device = 0
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Mount. Returns once the tree is there.
@@ -117,8 +102,7 @@ class WritableMount:
 
     def wait(self) -> None:
         """Return when the mount is gone, whoever unmounted it."""
-        while self._mountpoint.stat().st_dev == self._device:
-            time.sleep(_POLL_SECONDS)
+        wait_for_another(self._mountpoint, self._device)
 
 
 def _away(place: Path) -> None:

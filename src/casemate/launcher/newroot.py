@@ -14,7 +14,8 @@ from casemate.image import mounting
 from casemate.image.extract import extract
 from casemate.image.fuse import fuse_available
 from casemate.image.keys import parse_key_file
-from casemate.image.mounts import Mounted, start_mount
+from casemate.image.mounted_image import MountedImage
+from casemate.image.mounts import start_mount
 from casemate.image.overlay import mount_overlay
 from casemate.image.reader import SealedImage, open_image
 from casemate.image.storage import extracted_size, megabytes, memory_left
@@ -216,7 +217,7 @@ class NewRoot(contextlib.ExitStack):
             return False
         return True
 
-    def _mount(self, item: Opened, plan: Planned, path: Path) -> Mounted:
+    def _mount(self, item: Opened, plan: Planned, path: Path) -> MountedImage:
         name = item.mount.name
 
         def failed(error: CasemateError) -> None:
