@@ -57,10 +57,12 @@ def test_requests_that_come_slowly_are_awaited_asleep_at_once(pipe: tuple[int, i
     requests = Requests(pipe[0])
     sender = sent_later(pipe[1], *[0.005] * 40)
     requests.next()
-    before = time.thread_time()
+    before, late = time.thread_time(), 0
     for _ in range(39):
+        asked = time.perf_counter()
         requests.next()
-    assert time.thread_time() - before < 0.006
+        late += time.perf_counter() - asked < 0.001  # it had come: a busy machine kept us from it
+    assert time.thread_time() - before < 0.006 + late * 0.0004
     sender.join()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from casemate.project.programs import answers, pick_port
 
 _CONFIG = """version: 0.1
 log: {{level: error}}
@@ -25,9 +26,7 @@ def debians_registry(folder: Path) -> Iterator[str]:
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("docker-registry is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = pick_port(0)
     folder.mkdir()
     (folder / "config.yml").write_text(_CONFIG.format(folder=folder / "data", port=port))
     with (folder / "log").open("wb") as log:
@@ -35,11 +34,10 @@ def debians_registry(folder: Path) -> Iterator[str]:
             [program, "serve", str(folder / "config.yml")], stdout=log, stderr=log
         )
     try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
+        deadline = time.monotonic() + 30
+        while not answers(port):
             assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.05)
         yield f"127.0.0.1:{port}"
     finally:
