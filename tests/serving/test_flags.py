@@ -25,10 +25,10 @@ def test_both_forms_of_a_flag_are_read(arguments):
     assert flags.host == "[::]"
 
 
-def test_one_request_more_is_worked_on_than_cores_can_compute():
+def test_two_requests_a_core_are_worked_on():
     flags = parse_flags(["--model_base_path=/m"])
 
-    assert flags.threads == flags.rest_threads == len(os.sched_getaffinity(0)) + 1
+    assert flags.threads == flags.rest_threads == 2 * len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from casemate.serving.metrics import NoMetrics
 from casemate.serving.model import EngineOptions
 from casemate.serving.registry import LoadRules, Registry
 from casemate.serving.settings import ModelSettings
+from casemate.serving.turns import Turns
 
 
 def loader(**changes) -> Loader:
@@ -19,6 +20,7 @@ def loader(**changes) -> Loader:
         "metrics": NoMetrics(),
         "warmup_iterations": 1,
         "max_bytes": 1 << 20,
+        "turns": Turns(2),
     }
     return Loader(**(made | changes))
 

@@ -149,9 +149,8 @@ def parse_flags(arguments: Sequence[str]) -> ServerFlags:
     if not values.model_base_path and not values.model_config_file:
         raise _flag_error("--model_base_path or --model_config_file is needed")
     session = values.tensorflow_session_parallelism
-    # One more than can compute: it reads or writes meanwhile. More of them took memory, no time.
-    cores = len(os.sched_getaffinity(0))
-    threads = _BATCHED_THREADS if values.enable_batching else cores + 1
+    # As many as can compute, and as many that are read and checked meanwhile, or answered.
+    threads = _BATCHED_THREADS if values.enable_batching else 2 * len(os.sched_getaffinity(0))
     return ServerFlags(
         host=values.host,
         port=values.port,
@@ -238,7 +237,7 @@ def _add_ports(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     add(
         "--rest_api_num_threads", type=_whole(1, _MAX_THREADS), default=None, metavar="N",
-        help="REST requests worked on at the same time (cores + 1; 64 with batching)",
+        help="REST requests worked on at the same time (2 a core; 64 with batching)",
     )  # fmt: skip
     add(
         "--rest_api_timeout_in_ms", type=_whole(1, 3_600_000), default=30_000, metavar="MS",
@@ -315,7 +314,7 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     add(
         "--grpc_max_threads", type=_whole(1, _MAX_THREADS), default=None, metavar="N",
-        help="gRPC requests worked on at the same time (cores + 1; 64 with batching)",
+        help="gRPC requests worked on at the same time (2 a core; 64 with batching)",
     )  # fmt: skip
     for name, text in (
         ("session", "sets the two below"),

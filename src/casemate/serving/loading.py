@@ -28,6 +28,7 @@ from casemate.serving.signature import (
 )
 from casemate.serving.source import SAVED_MODEL_FILE, VersionFolder
 from casemate.serving.status import Code, status_of
+from casemate.serving.turns import Turns
 from casemate.serving.warmup import WARMUP_FILE, read_warmup
 from casemate.serving.wire.tensorflow_serving_pb2 import PredictionLog
 
@@ -44,6 +45,7 @@ class Loader:
         metrics: where loads are written down.
         warmup_iterations: how often kept requests run before a version serves; 0: never.
         max_bytes: limit on the tensors of one of them.
+        turns: whose turn it is to compute, among the requests of all models without batching.
         batching: how requests are put together; None: each is computed by itself.
     """
 
@@ -51,6 +53,7 @@ class Loader:
     metrics: Metrics
     warmup_iterations: int
     max_bytes: int
+    turns: Turns
     batching: BatchingOptions | None = None
 
     def load(self, name: str, version: VersionFolder) -> Servable:
@@ -109,10 +112,10 @@ class Loader:
 
     def _runner(self, name: str, model: Engine) -> Runner:
         if self.batching is None:
-            return Direct(model)
+            return Direct(model, self.turns)
         if not can_batch(model):
             _LOG.warning("model %s isn't batched: a first dimension of it is fixed", name)
-            return Direct(model)
+            return Direct(model, self.turns)
         return Batcher(name, model, self.batching, self.metrics)
 
 
@@ -143,17 +146,27 @@ class _Only:
 
 
 class Direct:
-    """Every request by itself, on the thread that brought it."""
+    """Every request by itself, when it is its turn.
 
-    def __init__(self, model: Engine) -> None:
+    Args:
+        model: what computes.
+        turns: gives the turn.
+    """
+
+    def __init__(self, model: Engine, turns: Turns) -> None:
         self._model = model
+        self._turns = turns
 
     def run(
         self, feeds: Mapping[str, Array], outputs: Sequence[str], deadline: float | None
     ) -> list[Array]:
         """See ``Runner``."""
-        check_deadline(deadline)
-        return self._model.run(feeds, outputs)
+
+        def compute() -> list[Array]:
+            check_deadline(deadline)
+            return self._model.run(feeds, outputs)
+
+        return self._turns.run(compute, deadline)
 
     def close(self) -> None:
         """See ``Runner``."""

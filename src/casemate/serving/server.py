@@ -31,6 +31,7 @@ from casemate.serving.settings import (
     read_text_file,
 )
 from casemate.serving.ssl_config import load_ssl_config
+from casemate.serving.turns import Turns
 from casemate.serving.watcher import Watcher
 from casemate.serving.wire.tensorflow_serving_pb2 import MonitoringConfig, SSLConfig
 
@@ -65,7 +66,8 @@ class Server:
         metrics: Metrics = PrometheusMetrics() if metrics_path else NoMetrics()
         if flags.log_requests:
             metrics = logs.RequestLog(metrics)
-        registry = Registry(_loader(flags, metrics).load, _rules(flags))
+        self._turns = Turns(len(os.sched_getaffinity(0)))
+        registry = Registry(_loader(flags, metrics, self._turns).load, _rules(flags))
         self._registry = registry
         self._core = Core(registry, max_bytes=flags.max_message_bytes, metrics=metrics)
         self._gate = Gate(flags.max_requests)
@@ -99,6 +101,7 @@ class Server:
         if self._rest is not None:
             self._rest.close()
         self._registry.close()
+        self._turns.close()
 
     def __str__(self) -> str:
         address = _address(self._flags.host, self._grpc.port)
@@ -165,7 +168,7 @@ def _metrics_path(flags: ServerFlags) -> str | None:
     return config.prometheus_config.path or DEFAULT_PATH
 
 
-def _loader(flags: ServerFlags, metrics: Metrics) -> Loader:
+def _loader(flags: ServerFlags, metrics: Metrics, turns: Turns) -> Loader:
     return Loader(
         engine=EngineOptions(
             intra_op_threads=flags.intra_op_threads,
@@ -175,6 +178,7 @@ def _loader(flags: ServerFlags, metrics: Metrics) -> Loader:
         metrics=metrics,
         warmup_iterations=flags.warmup_iterations if flags.warmup else 0,
         max_bytes=flags.max_message_bytes,
+        turns=turns,
         batching=_batching(flags),
     )
 
