@@ -3,26 +3,44 @@
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.attested import policy_document
+from tests.support.attested_servers import CONTRACT, PLACEMENT, minted
 from tests.support.model_server import running
 from tests.support.onnx_models import identity_model, put_model
 
+from casemate.project.programs import casemate_command, run_program
+
 HERE = Path(__file__).parent
 PYTHON = HERE.parents[1] / ".venv" / "clients" / "bin" / "python"
+
+# Theirs insist on the name, too: it must be one of those that the contract has.
+LOCAL = replace(CONTRACT, certificate=replace(PLACEMENT, names=("localhost",)))
 
 pytestmark = pytest.mark.skipif(
     not PYTHON.exists(), reason="other makers' clients aren't installed: run make test-clients"
 )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
+@pytest.fixture(scope="module", params=["the owner's certificate", "an attested certificate"])
+def server(request, tmp_path_factory):
     scratch = tmp_path_factory.mktemp("clients")
     base = put_model(scratch / "m", identity_model(shape=["n", 4]))
-    with running(base, scratch, "--rest_api_port=free") as started:
-        (scratch / "server.crt").write_bytes(started.certificate)
+    attested = request.param == "an attested certificate"
+    with running(
+        base, scratch, "--rest_api_port=free", tls=minted(contract=LOCAL) if attested else True
+    ) as started:
+        certificate = scratch / "server.crt"
+        if attested:  # theirs can't verify evidence, so they get what was verified before
+            policy = scratch / "policy.toml"
+            policy.write_text(policy_document(LOCAL).render())
+            words = ("--policy", str(policy), "--save", str(certificate))
+            run_program(casemate_command("verify", "--server", started.address, *words))
+        else:
+            certificate.write_bytes(started.certificate)
         yield started
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grpc
 
-from casemate.project.tls import make_tls_identity, tensorflow_serving_ssl_config
+from casemate.project.tls import TlsIdentity, make_tls_identity, tensorflow_serving_ssl_config
 
 _SOURCES = Path(__file__).resolve().parents[2] / "src"
 
@@ -55,7 +55,7 @@ def running(
     scratch: Path,
     *flags: str,
     name: str = "resnet",
-    tls: bool = True,
+    tls: bool | TlsIdentity = True,
     python: Path | None = None,
 ) -> Iterator[Running]:
     """Run the server on a free port until the block ends.
@@ -65,7 +65,7 @@ def running(
     """
     certificate = None
     if tls:
-        identity = make_tls_identity(("localhost",), now=datetime.datetime.now(datetime.UTC))
+        identity = tls if isinstance(tls, TlsIdentity) else _owners()
         config = scratch / "ssl.cfg"
         config.write_bytes(tensorflow_serving_ssl_config(identity).reveal())
         certificate = identity.certificate
@@ -81,6 +81,10 @@ def running(
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+def _owners() -> TlsIdentity:
+    return make_tls_identity(("localhost",), now=datetime.datetime.now(datetime.UTC))
 
 
 @contextlib.contextmanager
