@@ -62,8 +62,7 @@ def options_of(tpm) -> tuple[str, ...]:
 
 
 def mismatches(site) -> set[str]:
-    # The broker was also asked whether it is there, by who hung up at once.
-    (refusal,) = [each for each in site.refusals() if each["code"] == "policy.mismatch"]
+    (refusal,) = site.refusals()
     return {each["field"] for each in refusal["mismatches"]}
 
 
