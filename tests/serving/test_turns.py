@@ -7,7 +7,7 @@ import pytest
 
 from casemate.errors import MalformedError
 from casemate.serving.status import RequestError
-from casemate.serving.turns import Turns
+from casemate.serving.turns import Line, Turns
 
 
 class Work:
@@ -36,6 +36,27 @@ class Work:
         self.go.set()
         self.thread.join(20)
         return self.outcome[0]
+
+
+class Visit:
+    """Somebody in a line, who stays inside until told to leave."""
+
+    def __init__(self, line, deadline):
+        self.inside, self.leave, self.error = threading.Event(), threading.Event(), None
+        self.thread = threading.Thread(target=self._go, args=(line, deadline), daemon=True)
+        self.thread.start()
+
+    def _go(self, line, deadline):
+        try:
+            with line.inside(deadline):
+                self.inside.set()
+                assert self.leave.wait(20)
+        except RequestError as error:
+            self.error = error
+
+    def end(self):
+        self.leave.set()
+        self.thread.join(20)
 
 
 @pytest.fixture
@@ -124,3 +145,38 @@ def test_without_further_threads_those_that_wait_are_computed_all_the_same(turns
     for each in (*running, *others):
         each.go.set()
     assert [each.end() for each in (*running, *others)] == [[each] for each in (*running, *others)]
+
+
+def test_a_line_keeps_its_order_also_before_who_comes_when_one_leaves():
+    line, far = Line(1), time.monotonic() + 1e9
+    first = Visit(line, far)
+    assert first.inside.wait(20)
+    others = []
+    for number in range(3):
+        others.append(Visit(line, far))
+        until(lambda number=number: len(line._waiting) == number + 1)
+    for each in others:
+        first.end()
+        with pytest.raises(RequestError), line.inside(time.monotonic()):
+            pytest.fail("let in before those that wait")
+        assert each.inside.wait(20)
+        first = each
+    first.end()
+    with line.inside(time.monotonic()):
+        assert not line._waiting
+
+
+def test_who_stands_in_line_beyond_the_deadline_is_told_and_the_next_is_let_in():
+    line = Line(1)
+    first = Visit(line, time.monotonic() + 60)
+    assert first.inside.wait(20)
+    late = Visit(line, time.monotonic() + 0.05)
+    late.thread.join(20)
+    assert late.error is not None
+    assert late.error.code == "serving.deadline"
+    after = Visit(line, time.monotonic() + 60)
+    until(lambda: line._waiting)
+    first.end()
+    assert after.inside.wait(20)
+    assert not late.inside.is_set()
+    after.end()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias, TypeVar
@@ -18,11 +17,12 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from casemate.errors import CasemateError
-from casemate.serving.core import Core, late
+from casemate.serving.core import Core
 from casemate.serving.lifecycle import Gate, Waits
 from casemate.serving.open_inference import OpenInferenceApi
 from casemate.serving.status import Code, RequestError, status_of
 from casemate.serving.tensorflow_api import TensorFlowApi
+from casemate.serving.turns import Line
 from casemate.serving.wire import open_inference_pb2 as open_wire
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
@@ -56,7 +56,7 @@ class Endpoint:
     ) -> None:
         self._core = core
         self._gate = gate
-        self._workers = threading.Semaphore(workers)
+        self._workers = Line(workers)
         self._arrivals = arrivals
         self._departures = departures
 
@@ -118,7 +118,7 @@ class Endpoint:
                 return answer(request, deadline)
 
             try:
-                with self._inside(context), self._turn(deadline):
+                with self._inside(context), self._workers.inside(deadline):
                     reply, code = self._answered(content, context, request_type, answer_in_time)
                 return reply
             except CasemateError as error:
@@ -146,21 +146,6 @@ class Endpoint:
             yield
         finally:
             self._gate.computed()
-
-    @contextlib.contextmanager
-    def _turn(self, deadline: float) -> Iterator[None]:
-        """Wait to be one of those that work.
-
-        Raises:
-            RequestError: ``serving.deadline``.
-        """
-        patience = max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))
-        if not self._workers.acquire(timeout=patience):
-            raise late()
-        try:
-            yield
-        finally:
-            self._workers.release()
 
     def _answered(
         self,

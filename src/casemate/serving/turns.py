@@ -1,15 +1,17 @@
-"""Whose turn it is to compute: as many requests at a time as there are cores, in order of arrival.
+"""Whose turn it is: to be worked on, and then to compute, both in order of arrival.
 
-More at a time gain nothing, and each takes the longer for the others. Those that wait have been
-read and checked, so that a core has the next as soon as it is free.
+As many compute at a time as there are cores. More gain nothing, and each takes the longer for the
+others. Those that wait for that have been read and checked, so that a core has the next as soon as
+it is free.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeAlias
 
@@ -20,6 +22,54 @@ from casemate.serving.dtypes import Array
 THREADS_NAME: Final = "engine_turns"
 
 Compute: TypeAlias = Callable[[], list[Array]]
+
+
+class Line:
+    """Lets a few in at a time, in order of arrival, which Python's own semaphore doesn't keep.
+
+    Args:
+        most: how many may be inside.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._lock = threading.Lock()
+        self._free = most
+        self._waiting: deque[threading.Event] = deque()
+
+    @contextlib.contextmanager
+    def inside(self, deadline: float) -> Iterator[None]:
+        """Wait to be let in, and be inside for the block.
+
+        Args:
+            deadline: when it is too late, on the monotonic clock.
+
+        Raises:
+            RequestError: ``serving.deadline``.
+        """
+        self._enter(deadline)
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._waiting:
+                    self._waiting.popleft().set()
+                else:
+                    self._free += 1
+
+    def _enter(self, deadline: float) -> None:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            mine = threading.Event()
+            self._waiting.append(mine)
+        if mine.wait(_patience(deadline)):
+            return
+        with self._lock:
+            # Else it was let in just now.
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+                raise late()
 
 
 class _Waiting:
@@ -94,9 +144,7 @@ class Turns:
         self._threads.shutdown(wait=False)
 
     def _wait(self, mine: _Waiting, deadline: float | None) -> None:
-        patience = None if deadline is None else max(0.0, deadline - time.monotonic())
-        # Clients without a deadline seem to have one in a distant future.
-        if mine.done.wait(min(patience, threading.TIMEOUT_MAX) if patience else patience):
+        if mine.done.wait(None if deadline is None else _patience(deadline)):
             return
         with self._lock:
             if mine in self._waiting:
@@ -126,3 +174,8 @@ class Turns:
                 return self._waiting.popleft()
             self._free += 1
             return None
+
+
+def _patience(deadline: float) -> float:
+    """Seconds until then; clients without a deadline seem to have one in a distant future."""
+    return max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))
