@@ -14,7 +14,7 @@ from casemate.image.fuse_helpers import Requests
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    ends = os.pipe()
+    ends = os.pipe2(os.O_DIRECT)  # what was written apart is read apart, as from the device
     yield ends
     for end in ends:
         os.close(end)
