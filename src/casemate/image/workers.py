@@ -39,7 +39,7 @@ def run_steps(
 
     Args:
         count: how many steps.
-        threads: at least 1; with 1, everything happens on the calling thread.
+        threads: at least 1, the calling one; fewer where the machine has no room for more.
         meter: is told what each step returns: how many bytes it did.
         worker: makes a thread's own step function (with its own buffers) as a context.
 
@@ -62,12 +62,14 @@ def run_steps(
         except BaseException as error:  # noqa: BLE001 - raised again on the calling thread
             errors.append(error)
 
-    helpers = [
-        threading.Thread(target=work, name=f"casemate-image-{number}", daemon=True)
-        for number in range(1, min(threads, count))
-    ]
-    for helper in helpers:
-        helper.start()
+    helpers: list[threading.Thread] = []
+    for number in range(1, min(threads, count)):
+        helper = threading.Thread(target=work, name=f"casemate-image-{number}", daemon=True)
+        try:
+            helper.start()
+        except RuntimeError:  # no room for another thread: those that there are do the work
+            break
+        helpers.append(helper)
     work()
     for helper in helpers:
         helper.join()
