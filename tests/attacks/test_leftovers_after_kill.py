@@ -1,14 +1,12 @@
 """Whoever runs the machine kills a launch, to find what it leaves: process, mount, plain file."""
 
-import contextlib
 import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
-from tests.support.erofs import needs_erofs
+from tests.support.erofs import loop_devices, needs_erofs
 from tests.support.launches import (
     descendants,
     gone_in_time,
@@ -112,12 +110,7 @@ def test_a_request_to_stop_at_any_moment_of_the_start(tmp_path, storage, root):
 
 def devices() -> set[str]:
     """Loop devices of mounts of images, by the place of what they are made of."""
-    found = set()
-    for each in Path("/sys/block").glob("loop*/loop/backing_file"):
-        with contextlib.suppress(OSError):  # just gone
-            if each.read_text().rstrip().endswith(DEVICE_NAME):
-                found.add(str(each))
-    return found
+    return {each for each, path in loop_devices().items() if path.endswith(DEVICE_NAME)}
 
 
 @needs_erofs

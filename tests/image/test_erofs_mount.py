@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import random
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.attested import wait_until
-from tests.support.erofs import needs_erofs
+from tests.support.erofs import loop_devices, needs_erofs
 from tests.support.trees import (
     CHUNK,
     KEY,
@@ -53,11 +52,7 @@ def opened(tmp_path: Path, *tree: TreeEntry) -> SealedImage:
 
 def loops_of(folder: Path) -> list[str]:
     """Loop devices whose file lies, or lay, in a folder."""
-    found = []
-    for each in Path("/sys/block").glob("loop*/loop/backing_file"):
-        with contextlib.suppress(OSError):  # just gone
-            found.append(each.read_text())
-    return [path for path in found if path.startswith(str(folder))]
+    return [path for path in loop_devices().values() if path.startswith(str(folder))]
 
 
 @needs_erofs

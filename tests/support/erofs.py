@@ -1,7 +1,8 @@
-"""Whether images can be mounted through EROFS here: tried once."""
+"""Whether images can be mounted through EROFS here, tried once; and the devices of such mounts."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import tempfile
 from pathlib import Path
@@ -32,3 +33,12 @@ def why_no_erofs() -> str:
 needs_erofs = pytest.mark.skipif(
     bool(why_no_erofs()), reason=f"no mount through EROFS here: {why_no_erofs()}"
 )
+
+
+def loop_devices() -> dict[str, str]:
+    """Of each loop device that is in use, the place that tells it, and its file's path."""
+    found = {}
+    for each in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # just gone
+            found[str(each)] = each.read_text().rstrip()
+    return found

@@ -14,7 +14,7 @@ import stat
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from casemate.image.format import TocEntry
 from casemate.image.nodes import ROOT, Node, Nodes
@@ -61,19 +61,24 @@ class Device:
     def files(self, start: int, end: int) -> Iterator[Span]:
         """The files whose content lies between two places of the device, in its order."""
         at = max(bisect_right(self._starts, start) - 1, 0)
-        for span in self._spans[at:]:
+        for number in range(at, len(self._spans)):  # a slice would be a copy for each read
+            span = self._spans[number]
             if span.start >= end:
                 return
             if span.start + span.entry.size > start:
                 yield span
 
 
+_Listing: TypeAlias = list[list[bytes]]  # a directory's names, sorted, by the block they are in
+
+
 class _Plan:
     """A node's place among the inodes, and what comes right behind its inode."""
 
-    def __init__(self, node: Node, data: int, xattrs: bytes) -> None:
+    def __init__(self, node: Node, data: int, xattrs: bytes, listing: _Listing) -> None:
         self.node = node
         self.data = data  # bytes, also of a file
+        self.listing = listing
         self.xattrs = xattrs
         self.head = _INODE.size + len(xattrs)
         self.inline = not stat.S_ISREG(node.mode) and self.head + data <= BLOCK
@@ -135,22 +140,25 @@ def erofs_device(nodes: Nodes) -> Device:
         start = BLOCK + plan.at
         head = _inode(plan, position)
         if plan.inline:
-            head += _data(plan.node, nodes, numbers)
+            head += _data(plan, nodes, numbers)
         computed[start : start + len(head)] = head
     for plan in outside:
-        data = _data(plan.node, nodes, numbers)
+        data = _data(plan, nodes, numbers)
         computed[plan.block * BLOCK : plan.block * BLOCK + len(data)] = data
     return Device(bytes(computed), spans)
 
 
 def _plan(node: Node, nodes: Nodes) -> _Plan:
+    listing: _Listing = []
     if stat.S_ISDIR(node.mode):
-        size = len(_directory(nodes, node, None))
+        listing = _listing(sorted(_names(node, nodes)))
+        last = sum(_DIRENT.size + len(name) for name in listing[-1])
+        size = BLOCK * (len(listing) - 1) + last
     elif node.entry is None or node.entry.kind is EntryKind.FILE:
         size = 0 if node.entry is None else node.entry.size
     else:
         size = len(node.entry.target.encode())
-    return _Plan(node, size, b"" if node.entry is None else _xattrs(node.entry))
+    return _Plan(node, size, b"" if node.entry is None else _xattrs(node.entry), listing)
 
 
 def _inode(plan: _Plan, position: int) -> bytes:
@@ -164,35 +172,38 @@ def _inode(plan: _Plan, position: int) -> bytes:
     ) + plan.xattrs  # fmt: skip
 
 
-def _data(node: Node, nodes: Nodes, numbers: dict[int, int]) -> bytes:
+def _data(plan: _Plan, nodes: Nodes, numbers: dict[int, int]) -> bytes:
+    node = plan.node
     if node.entry is not None and node.entry.kind is EntryKind.SYMLINK:
         return node.entry.target.encode()
-    return _directory(nodes, node, numbers)
+    names, data = _names(node, nodes), bytearray()
+    for block in plan.listing:
+        data += bytes(-len(data) % BLOCK)
+        at = _DIRENT.size * len(block)
+        for name in block:
+            child = names[name]
+            kind = _FILE_TYPES[stat.S_IFMT(nodes.nodes[child].mode)]
+            data += _DIRENT.pack(numbers[child], at, kind)
+            at += len(name)
+        data += b"".join(block)
+    return bytes(data)
 
 
-def _directory(nodes: Nodes, node: Node, numbers: dict[int, int] | None) -> bytes:
-    """A directory's blocks, the last one as long as it must be; numbers can be put in later."""
-    names = {b".": node.number, b"..": node.parent, **nodes.names[node.number]}
-    blocks: list[list[bytes]] = []
+def _names(node: Node, nodes: Nodes) -> dict[bytes, int]:
+    return {b".": node.number, b"..": node.parent, **nodes.names[node.number]}
+
+
+def _listing(names: Sequence[bytes]) -> _Listing:
+    blocks: _Listing = []
     room = 0
-    for name in sorted(names):
+    for name in names:
         needed = _DIRENT.size + len(name)
         if needed > room:
             blocks.append([])
             room = BLOCK
         blocks[-1].append(name)
         room -= needed
-    data = bytearray()
-    for block in blocks:
-        data += bytes(-len(data) % BLOCK)
-        at = _DIRENT.size * len(block)
-        for name in block:
-            child = names[name]
-            kind = _FILE_TYPES[stat.S_IFMT(nodes.nodes[child].mode)]
-            data += _DIRENT.pack(0 if numbers is None else numbers[child], at, kind)
-            at += len(name)
-        data += b"".join(block)
-    return bytes(data)
+    return blocks
 
 
 def _xattrs(entry: TocEntry) -> bytes:
