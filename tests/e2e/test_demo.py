@@ -102,7 +102,7 @@ def processes_about(folder):
 @pytest.mark.parametrize("step", [2, 3, 6, 7])
 def test_ctrl_c_leaves_nothing(step, tmp_path):
     output = tmp_path / "output"
-    with output.open("wb") as stream:
+    with output.open("ab") as stream:
         process = subprocess.Popen(
             COMMAND, stdout=stream, stderr=stream, env=os.environ | {"PYTHONUNBUFFERED": "1"}
         )

@@ -70,6 +70,8 @@ def test_up_serves_until_down(built):
         logs = casemate(folder, "logs").stdout
         assert "broker   | " in logs
         assert "workload | casemate launch: the workload runs" in logs
+        assert _appends(state["pid"])
+        assert all(_appends(pid) for pid in descendants(state["pid"]))
     finally:
         assert "stopped" in casemate(folder, "down").stderr
     assert not answers(port)
@@ -101,6 +103,14 @@ def test_up_of_an_unbuilt_project_says_what_to_do(built, tmp_path):
     shutil.copy(folder / "casemate.toml", tmp_path)
     done = casemate(tmp_path, "up", "--no-build", status=2)
     assert "casemate build" in done.stderr
+
+
+def _appends(pid):
+    """Several write to the log, and what sendfile(2) sends would overwrite the others."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # some end while we look
+        flags = Path(f"/proc/{pid}/fdinfo/2").read_text().split("flags:")[1].split()[0]
+        return bool(int(flags, 8) & os.O_APPEND)
+    return True
 
 
 def _child_running(parent, command):

@@ -223,7 +223,7 @@ class LaunchSite:
         a signal ends the launch and isn't passed on.
         """
         out = self.folder / f"out-{time.monotonic_ns()}"
-        with out.open("wb") as stream:
+        with out.open("ab") as stream:  # what `cat` sends by sendfile would overwrite other lines
             process = subprocess.Popen(
                 self.command(*more), stdout=stream, stderr=stream, stdin=subprocess.DEVNULL
             )

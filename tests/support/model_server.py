@@ -73,7 +73,7 @@ def running(
     what = (f"--model_name={name}", f"--model_base_path={base}") if base else ()
     command = server_command("--port=0", "--host=127.0.0.1", *what, *flags, python=python)
     log = scratch / "server.log"
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         yield Running(process, _ready_port(process, log), log, certificate)

@@ -29,7 +29,7 @@ def debians_registry(folder: Path) -> Iterator[str]:
     port = pick_port(0)
     folder.mkdir()
     (folder / "config.yml").write_text(_CONFIG.format(folder=folder / "data", port=port))
-    with (folder / "log").open("wb") as log:
+    with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [program, "serve", str(folder / "config.yml")], stdout=log, stderr=log
         )

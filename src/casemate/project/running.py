@@ -171,7 +171,8 @@ def start_detached(project: Project, command: list[str]) -> RunState:
     """
     (project.folder / "log").mkdir(mode=0o700, exist_ok=True)
     log = log_file(project, "up")
-    with log.open("wb") as output:
+    log.write_bytes(b"")
+    with log.open("ab") as output:  # several write, and sendfile(2) heeds no one else's place
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
