@@ -218,6 +218,21 @@ def test_an_unreadable_folder_keeps_the_model(base):
     assert version(registry) == 3
 
 
+def test_that_a_folder_is_unreadable_is_said_once(base, caplog):
+    registry = started(base)
+    away = base.rename(base.parent / "away")
+
+    for _ in range(3):
+        registry.poll()
+    assert caplog.text.count("can't be read") == 1
+
+    away.rename(base)
+    registry.poll()
+    base.rename(away)
+    registry.poll()
+    assert caplog.text.count("can't be read") == 2, "it was readable meanwhile"
+
+
 def test_labels_name_versions(base):
     registry = started(base, policy=All(), labels=(("stable", 2), ("canary", 3)))
 

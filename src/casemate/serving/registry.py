@@ -106,6 +106,8 @@ class _Managed:
     failures: dict[int, _Failure] = field(default_factory=dict)
     # Where each served version was loaded from: the base path may change under it.
     bases: dict[int, Path] = field(default_factory=dict)
+    # Why the folder can't be read, where that was said already.
+    unreadable: str = ""
 
 
 class Registry:
@@ -258,8 +260,11 @@ class Registry:
         try:
             found = list_versions(settings.base_path)
         except CasemateError as error:
-            _LOG.warning("model %s: its folder can't be read: %s", settings.name, error)
+            if managed.unreadable != str(error):
+                _LOG.warning("model %s: its folder can't be read: %s", settings.name, error)
+            managed.unreadable = str(error)
             return error
+        managed.unreadable = ""
         wanted = settings.policy.choose(found)
         current = self._current(managed)
         if not wanted and self._rules.keep_without_versions:

@@ -112,7 +112,8 @@ class Server:
             for state in self._registry.states(name)
         ]
         rest = f", REST on port {self._rest.port}" if self._rest is not None else ""
-        return f"model {', '.join(models[:_MAX_SAID])} on {address} ({security}{rest})"
+        said = f"model {', '.join(models[:_MAX_SAID])}" if models else "no model"
+        return f"{said} on {address} ({security}{rest})"
 
     def _make_grpc(self, tls: SSLConfig | None) -> GrpcServer:
         # Imported here: gRPC comes in while the models are loaded.
@@ -150,7 +151,7 @@ def _models(flags: ServerFlags) -> tuple[ModelSettings, ...]:
     if flags.model_config_file is None:
         return (ModelSettings(name=flags.model_name, base_path=flags.model_base_path),)
     content = read_text_file(flags.model_config_file, code="serving.model-config")
-    return parse_model_config(content)
+    return parse_model_config(content) or ()
 
 
 def _metrics_path(flags: ServerFlags) -> str | None:

@@ -108,8 +108,8 @@ def parse_text(content: bytes, message: Message, *, code: str) -> None:
         ) from error
 
 
-def parse_model_config(content: bytes) -> tuple[ModelSettings, ...]:
-    """Read the file behind ``--model_config_file``.
+def parse_model_config(content: bytes) -> tuple[ModelSettings, ...] | None:
+    """Read the file behind ``--model_config_file``; None where it holds no list of models.
 
     Raises:
         MalformedError: ``serving.model-config``.
@@ -119,14 +119,19 @@ def parse_model_config(content: bytes) -> tuple[ModelSettings, ...]:
     return settings_from(config)
 
 
-def settings_from(config: wire.ModelServerConfig) -> tuple[ModelSettings, ...]:
+def settings_from(config: wire.ModelServerConfig) -> tuple[ModelSettings, ...] | None:
     """What a ``ModelServerConfig`` says.
+
+    None where it has no ``model_config_list``, not even an empty one. It asks for nothing then:
+    neither for other models, nor for the end of those that are served.
 
     Raises:
         MalformedError: ``serving.model-config``.
     """
     if config.HasField("custom_model_config"):
         raise _malformed("custom_model_config", "model_config_list", "a configuration of one's own")
+    if not config.HasField("model_config_list"):
+        return None
     if len(config.model_config_list.config) > _MAX_MODELS:
         raise _malformed("config", f"at most {_MAX_MODELS} models", "more")
     models = tuple(_one(model) for model in config.model_config_list.config)

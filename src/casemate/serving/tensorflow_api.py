@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
-from casemate.errors import CasemateError
 from casemate.serving.core import Answer, Core, Question, check_inputs
 from casemate.serving.dtypes import Array
 from casemate.serving.examples import (
@@ -21,7 +20,7 @@ from casemate.serving.examples import (
 from casemate.serving.registry import ModelChoice
 from casemate.serving.settings import ModelSettings, settings_from
 from casemate.serving.signature import Port, Signature, Signatures, TensorSpec
-from casemate.serving.status import Code, RequestError, shown, status_of, wrong
+from casemate.serving.status import Code, RequestError, shown, wrong
 from casemate.serving.tensors import decode_tensor, encode_tensor
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
@@ -191,6 +190,8 @@ class TensorFlowApi:
 
         Raises:
             RequestError: ``serving.reload`` where the server's owner doesn't allow it.
+            CasemateError: why a model of the new configuration isn't served. As with TensorFlow
+                Serving it is the call's own status, not only one within its answer.
         """
         if self._reloading is None:
             raise RequestError(
@@ -200,13 +201,11 @@ class TensorFlowApi:
                 remedy="Start it with --enable_reload_config, or change its --model_config_file.",
             )
         settings = settings_from(request.config)
+        if settings is None:
+            raise wrong("config", "a model_config_list", "none")
+        self._reloading(settings)
         reply = wire.ReloadConfigResponse()
         reply.status.SetInParent()
-        try:
-            self._reloading(settings)
-        except CasemateError as error:
-            code, message = status_of(error), f"{error} [{error.code}]"
-            reply.status.MergeFrom(wire.StatusProto(error_code=code.name, error_message=message))
         return reply
 
     def replay(self, record: wire.PredictionLog) -> None:

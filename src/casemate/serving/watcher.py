@@ -13,6 +13,8 @@ from casemate.errors import CasemateError
 from casemate.serving.registry import Registry
 from casemate.serving.settings import ModelSettings, parse_model_config, read_text_file
 
+# A file that stays the same for so long isn't being written.
+_SETTLE_SECONDS: Final = 0.25
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -42,7 +44,8 @@ class Watcher:
         self._config_seconds = config_poll_seconds if config_file else 0.0
         self._apply = apply
         self._stop = threading.Event()
-        self._seen = _content(config_file)
+        self._unreadable = False
+        self._seen = self._content()
         self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -76,19 +79,30 @@ class Watcher:
                 _LOG.exception("looking at the models failed")  # nothing of a request is in it
 
     def _read_config(self) -> None:
-        content = _content(self._config_file)
+        content = self._content()
         if content is None or content == self._seen:
             return
+        # Written in place it is cut short for a while, and may say something else so long.
+        if self._stop.wait(_SETTLE_SECONDS) or self._content() != content:
+            return
         self._seen = content
-        self._apply(parse_model_config(content))
+        models = parse_model_config(content)
+        if models is None:
+            _LOG.warning("the models' configuration names no models: what is served stays")
+            return
+        self._apply(models)
         _LOG.info("the models' configuration was read again")
 
-
-def _content(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return read_text_file(path, code="serving.model-config")
-    except CasemateError as error:
-        _LOG.warning("%s", error)
-        return None
+    def _content(self) -> bytes | None:
+        """What the file holds; None where it can't be read, which is said once."""
+        if self._config_file is None:
+            return None
+        try:
+            content = read_text_file(self._config_file, code="serving.model-config")
+        except CasemateError as error:
+            if not self._unreadable:
+                _LOG.warning("%s", error)
+            self._unreadable = True
+            return None
+        self._unreadable = False
+        return content
