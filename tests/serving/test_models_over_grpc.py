@@ -5,7 +5,7 @@ import time
 
 import grpc
 import pytest
-from google.protobuf import text_format
+from google.protobuf import descriptor_pb2, text_format
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -80,6 +80,24 @@ def test_models_versions_and_labels_are_found(server):
     assert predict(server, "a") == predict(server, "b") == 2
     assert predict(server, "a", version_label="stable") == 1
     assert predict(server, "b", version={"value": 1}) == 1
+
+
+def status(channel, **spec):
+    request = wire.GetModelStatusRequest(**spec)
+    path = "/tensorflow.serving.ModelService/GetModelStatus"
+    return call(channel, path, request, wire.GetModelStatusResponse)
+
+
+def test_the_status_has_the_highest_version_first(server):
+    """As TensorFlow Serving's, of which many a client looks at the first alone."""
+    states = status(server, model_spec={"name": "a"}).model_version_status
+    assert [state.version for state in states] == [2, 1]
+
+
+def test_the_status_of_no_model_is_a_wrong_question(server):
+    with pytest.raises(grpc.RpcError) as caught:
+        status(server)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_client_changes_what_is_served_where_it_may(tmp_path):
@@ -175,6 +193,32 @@ def test_reflection_shows_services_and_messages_under_their_public_names(server)
     assert methods["Predict"] == ".tensorflow.serving.PredictRequest"
 
 
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_every_service_that_reflection_lists_it_describes(server, version):
+    """Tools that know a server by reflection alone call health checks, too."""
+    ask = server.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+
+    def answer(**request):
+        return next(ask(iter([reflection_pb2.ServerReflectionRequest(**request)])))
+
+    services = [each.name for each in answer(list_services="").list_services_response.service]
+    assert {"grpc.health.v1.Health", f"grpc.reflection.{version}.ServerReflection"} <= set(services)
+    for service in services:
+        files = answer(file_containing_symbol=service).file_descriptor_response
+        described = [
+            f"{file.package}.{each.name}"
+            for file in map(
+                descriptor_pb2.FileDescriptorProto.FromString, files.file_descriptor_proto
+            )
+            for each in file.service
+        ]
+        assert service in described
+
+
 def test_idle_reflection_leaves_room_for_predictions(server):
     """Each such stream holds a thread: few may, and not for long."""
     ask = server.stream_stream(
@@ -194,6 +238,15 @@ def test_idle_reflection_leaves_room_for_predictions(server):
     codes = {stream.code() for stream in streams}
     assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED}
     assert time.monotonic() - began < 12
+
+
+@pytest.mark.parametrize(
+    "service", ["", "tensorflow.serving.PredictionService", "PredictionService", "ModelService"]
+)
+def test_health_is_told_under_the_names_that_tensorflow_serving_has(server, service):
+    request = health_pb2.HealthCheckRequest(service=service)
+    reply = call(server, "/grpc.health.v1.Health/Check", request, health_pb2.HealthCheckResponse)
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_health_can_be_watched_but_only_of_what_there_is(server):

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import grpc
 from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -21,7 +22,9 @@ from casemate.serving.status import Code, RequestError, shown
 from casemate.serving.wire import open_inference_pb2, tensorflow_serving_pb2
 
 HEALTH: Final = health.SERVICE_NAME
-_OURS: Final = ".casemate.serving.v1."
+_REFLECTION: Final = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
+# The packages that our definitions have on the wire.
+_PACKAGES: Final = ("tensorflow.serving", "inference")
 # Who asks holds a thread, so few may, and not for long.
 _MAX_ASKING: Final = 2
 _MAX_WATCHING: Final = 32
@@ -36,7 +39,9 @@ class Health:
     """
 
     def __init__(self, services: Sequence[str]) -> None:
-        self._known = frozenset(services) | {""}
+        # TensorFlow Serving tells its health under names without their package.
+        bare = (name.rpartition(".")[2] for name in services)
+        self._known = frozenset(services).union(bare, {""})
         self._changed = threading.Condition()
         self._well = True
         self._watching = threading.Semaphore(_MAX_WATCHING)
@@ -105,9 +110,16 @@ def _give_up_after(seconds: float, context: Any) -> threading.Timer:
     return timer
 
 
-def reflection_handler(services: Sequence[str]) -> grpc.GenericRpcHandler:
-    """Tells clients which services and messages there are, under their public names."""
-    answers = reflection.ReflectionServicer((*services, reflection.SERVICE_NAME), pool=_pool())
+def reflection_handlers(services: Sequence[str]) -> list[grpc.GenericRpcHandler]:
+    """Tell clients which services and messages there are, under their public names.
+
+    Under both names of the service: what it says is the same, and each is what some tools ask for.
+    """
+    files = _files()
+    pool = DescriptorPool()
+    for file in files:
+        pool.Add(file)
+    answers = reflection.ReflectionServicer((*services, *_REFLECTION), pool=pool)
     asking = threading.Semaphore(_MAX_ASKING)
 
     def handle(requests: Any, context: Any) -> Iterator[Any]:
@@ -125,33 +137,46 @@ def reflection_handler(services: Sequence[str]) -> grpc.GenericRpcHandler:
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    return generic(reflection.SERVICE_NAME, {"ServerReflectionInfo": method})
+    return [generic(name, {"ServerReflectionInfo": method}) for name in _REFLECTION]
 
 
-def _pool() -> DescriptorPool:
-    """Our definitions under the packages that they have on the wire."""
-    pool = DescriptorPool()
-    for module, package in (
-        (tensorflow_serving_pb2, "tensorflow.serving"),
-        (open_inference_pb2, "inference"),
-    ):
-        file = descriptor_pb2.FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
-        file.package = package
-        _rename(file.message_type, f".{package}.")
-        for service in file.service:
-            for method in service.method:
-                method.input_type = method.input_type.replace(_OURS, f".{package}.")
-                method.output_type = method.output_type.replace(_OURS, f".{package}.")
-        for dependency in module.DESCRIPTOR.dependencies:
-            well_known = descriptor_pb2.FileDescriptorProto.FromString(dependency.serialized_pb)
-            pool.Add(well_known)
-        pool.Add(file)
-    return pool
+def _files() -> list[descriptor_pb2.FileDescriptorProto]:
+    """What all services are described in, each after what it needs."""
+    ours = (tensorflow_serving_pb2.DESCRIPTOR, open_inference_pb2.DESCRIPTOR)
+    needed = {each.name: _as_file(each) for descriptor in ours for each in descriptor.dependencies}
+    older = _as_file(reflection_pb2.DESCRIPTOR)
+    newer = _as_file(reflection_pb2.DESCRIPTOR)
+    newer.name = newer.name.replace("v1alpha", "v1")
+    return [
+        *needed.values(),
+        *(_in_package(_as_file(each), name) for each, name in zip(ours, _PACKAGES, strict=True)),
+        _as_file(health_pb2.DESCRIPTOR),
+        older,
+        _in_package(newer, newer.package.replace("v1alpha", "v1")),
+    ]
 
 
-def _rename(messages: Sequence[descriptor_pb2.DescriptorProto], package: str) -> None:
+def _as_file(descriptor: FileDescriptor) -> descriptor_pb2.FileDescriptorProto:
+    return descriptor_pb2.FileDescriptorProto.FromString(descriptor.serialized_pb)
+
+
+def _in_package(
+    file: descriptor_pb2.FileDescriptorProto, package: str
+) -> descriptor_pb2.FileDescriptorProto:
+    """The same definitions in a package of another name."""
+    old, new = f".{file.package}.", f".{package}."
+    file.package = package
+    _rename(file.message_type, old, new)
+    for service in file.service:
+        for method in service.method:
+            method.input_type = method.input_type.replace(old, new)
+            method.output_type = method.output_type.replace(old, new)
+    return file
+
+
+def _rename(messages: Sequence[descriptor_pb2.DescriptorProto], old: str, new: str) -> None:
     for message in messages:
         for field in message.field:
-            if field.type_name.startswith(_OURS):
-                field.type_name = field.type_name.replace(_OURS, package)
-        _rename(message.nested_type, package)
+            if field.type_name.startswith(old):
+                field.type_name = field.type_name.replace(old, new)
+        _rename(message.nested_type, old, new)

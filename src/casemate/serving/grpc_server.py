@@ -13,7 +13,7 @@ import grpc
 
 from casemate.errors import UnavailableError
 from casemate.serving.core import Core
-from casemate.serving.discovery import HEALTH, Health, reflection_handler
+from casemate.serving.discovery import HEALTH, Health, reflection_handlers
 from casemate.serving.flags import ServerFlags
 from casemate.serving.grpc_service import (
     SERVICES,
@@ -78,7 +78,7 @@ class GrpcServer:
                 *tensorflow_handlers(endpoint, api),
                 open_inference_handler(endpoint, OpenInferenceApi(core)),
                 self._health.handler(endpoint),
-                reflection_handler((*SERVICES, HEALTH)),
+                *reflection_handlers((*SERVICES, HEALTH)),
             ],
             options=_options(flags),
             maximum_concurrent_rpcs=_threads(flags),

@@ -145,7 +145,7 @@ class TensorFlowApi:
 
     def metadata(self, request: wire.GetModelMetadataRequest) -> wire.GetModelMetadataResponse:
         """``PredictionService.GetModelMetadata``: the signatures."""
-        if list(request.metadata_field) != [METADATA_FIELD]:
+        if set(request.metadata_field) != {METADATA_FIELD}:
             got = ", ".join(shown(field) for field in request.metadata_field[:4])
             raise wrong("metadata_field", METADATA_FIELD, got or "none")
         with self._core.models.lease(choice_of(request.model_spec)) as servable:
@@ -159,8 +159,11 @@ class TensorFlowApi:
 
     def status(self, request: wire.GetModelStatusRequest) -> wire.GetModelStatusResponse:
         """``ModelService.GetModelStatus``."""
+        if not request.HasField("model_spec"):
+            raise wrong("model_spec", "which model", "none")
         spec = request.model_spec
-        states = self._core.models.states(spec.name)
+        # The highest first, as TensorFlow Serving has it.
+        states = self._core.models.states(spec.name)[::-1]
         if spec.HasField("version"):
             states = tuple(state for state in states if state.version == spec.version.value)
         if spec.HasField("version_label"):
