@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -205,8 +207,92 @@ def test_a_file_of_an_image_is_written_to_stdout(tmp_path: Path) -> None:
             capture_output=True, check=True,
         )  # fmt: skip
         assert done.stdout == content
-    assert "nothing" in casemate("image", "cat", image, "nothing", "--key", tmp_path / "key",
-                                 code=2).stderr  # fmt: skip
+
+
+def test_what_is_no_file_is_not_written_as_if_it_were_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "d").mkdir(parents=True)
+    (tmp_path / "tree" / "l").symlink_to("d")
+    image = sealed_with_key(tmp_path, "image", tmp_path / "tree")
+    for path, got in (("nothing", "no entry"), ("d", "a directory"), ("l", "a symlink")):
+        done = casemate("image", "cat", image, path, "--key", tmp_path / "key", code=2)
+        assert "image.no-entry" in done.stderr
+        assert got in done.stderr
+
+
+def test_names_from_others_do_not_reach_the_terminal_as_they_are(tmp_path: Path) -> None:
+    """Whoever made a container image chose them; an escape sequence could rewrite the screen."""
+    name = "a\x1b[2J\nfile 0644 b"
+    (folder := tmp_path / "tree").mkdir()
+    (folder / name).symlink_to(name)
+    (tmp_path / "none").mkdir()
+    image = sealed_with_key(tmp_path, "image", folder)
+    empty = sealed_with_key(tmp_path, "empty", tmp_path / "none")
+    key = ("--key", tmp_path / "key")
+    for command in (
+        ("ls", image, *key),
+        ("diff", empty, image, *key),
+        ("copy", folder, tmp_path / "copied", "--dry-run"),
+        ("doctor", folder),
+        ("extract", image, tmp_path / name, *key, "--dangerously-allow-disk"),
+    ):
+        said = casemate("image", *command)
+        assert r"a\x1b[2J\x0afile 0644 b" in said.stdout, command
+        assert "\x1b" not in said.stdout + said.stderr
+    (listed,) = json.loads(casemate("image", "ls", image, *key, "--json").stdout)
+    assert listed["path"] == listed["target"] == name
+
+
+def _end_while(command: list[str | Path], begun: Callable[[int], bool], number: int) -> int:
+    """Send a program a signal when it has begun."""
+    with subprocess.Popen(
+        [*_CASEMATE, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as program:
+        while not begun(program.pid):
+            assert program.poll() is None, "it ended before it could be stopped"
+        program.send_signal(number)
+        return program.wait(20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_of_an_extraction_that_is_stopped_nothing_decrypted_is_left(
+    tmp_path: Path, number: int
+) -> None:
+    (folder := tmp_path / "tree").mkdir()
+    for name in ("a", "b"):
+        (folder / name).touch()
+        os.truncate(folder / name, 80 << 20)
+    image, out = sealed_with_key(tmp_path, "image", folder), tmp_path / "out"
+    status = _end_while(
+        ["image", "extract", image, out, "--key", tmp_path / "key", "--dangerously-allow-disk"],
+        lambda _: out.exists() and any(out.iterdir()),
+        number,
+    )
+    assert status == 130
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_of_a_sealing_that_is_stopped_nothing_is_left(tmp_path: Path, number: int) -> None:
+    if number == signal.SIGKILL:
+        try:
+            os.close(os.open(tmp_path, os.O_TMPFILE | os.O_RDWR, 0o600))
+        except OSError as error:
+            pytest.skip(f"this file system has no files without a name: {error}")
+    (folder := tmp_path / "tree").mkdir()
+    (folder / "large").touch()
+    os.truncate(folder / "large", 256 << 20)
+    (images := tmp_path / "images").mkdir()
+    casemate("key", "new", key := tmp_path / "key")
+
+    def writes(pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            held = [each.readlink() for each in Path(f"/proc/{pid}/fd").iterdir()]
+            return any(path.parent == images for path in held)
+        return False
+
+    command: list[str | Path] = ["image", "seal", folder, images / "image", "--key", key]
+    assert _end_while(command, writes, number) in (130, -signal.SIGKILL)
+    assert list(images.iterdir()) == []
 
 
 def test_two_images_are_compared_entry_by_entry(tmp_path: Path) -> None:

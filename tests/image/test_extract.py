@@ -19,9 +19,11 @@ from tests.support.trees import (
 
 from casemate.errors import UsageError
 from casemate.image.extract import extract
+from casemate.image.keys import encode_key_file
 from casemate.image.reader import open_image
 from casemate.image.seal import seal
 from casemate.image.tree import EntryKind, TreeEntry, tree_from_directory
+from casemate.project.programs import casemate_command, run_program
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
@@ -75,6 +77,23 @@ def test_owners_are_restored_on_request(tmp_path: Path) -> None:
         found = (tmp_path / "out" / name).lstat()
         assert (found.st_uid, found.st_gid) == (7, 8)
     assert stat.S_IMODE((tmp_path / "out" / "f").stat().st_mode) == 0o4755
+
+
+def test_who_may_not_give_files_away_is_told_so(tmp_path: Path) -> None:
+    tree = [TreeEntry(path="f", kind=EntryKind.FILE, mode=0o644, uid=7, gid=7, source=b"")]
+    seal(tree, KEY, image := tmp_path / "image")
+    (tmp_path / "key").write_bytes(encode_key_file(KEY).reveal())
+    powerless = ("setpriv", "--bounding-set=-chown", "--inh-caps=-chown")
+    done = run_program(
+        [
+            *(powerless if os.geteuid() == 0 else ()), *casemate_command("image", "extract"),
+            str(image), str(tmp_path / "out"), "--key", str(tmp_path / "key"), "--restore-owner",
+            "--dangerously-allow-disk",
+        ]
+    )  # fmt: skip
+    assert (done.status, "as root" in done.stderr) == (2, True), done.stderr
+    assert f"field:    {tmp_path / 'out'}\n" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_attributes_are_restored_or_reported(tmp_path: Path) -> None:

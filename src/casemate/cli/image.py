@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from casemate.cli.image_source import copy, decryption_keys, doctor, export, inc
 from casemate.cli.progress import progress_bars
 from casemate.encoding import decode_hex
 from casemate.errors import CasemateError, UsageError
+from casemate.errors.render import printable
 from casemate.image.compare import compare
 from casemate.image.extract import extract as extract_image
 from casemate.image.file import ImageFile
@@ -32,6 +32,7 @@ from casemate.image.storage import DANGER, require_memory_backed, require_no_pla
 from casemate.image.ways import OpenChoice
 from casemate.project.drafts import draft_contract
 from casemate.project.files import write_public
+from casemate.project.programs import terminated_like_interrupted
 from casemate.project.registries import RegistryAccess
 from casemate.project.sources import DEFAULT_LIMIT, read_source
 from casemate.types import Sha384
@@ -58,8 +59,10 @@ _danger = click.option(
 
 
 @click.group()
-def command() -> None:
+@click.pass_context
+def command(context: click.Context) -> None:
     """Seal a directory tree into one encrypted file, and open what was sealed."""
+    context.with_resource(terminated_like_interrupted())  # files that were begun are removed
 
 
 command.add_command(copy)
@@ -137,7 +140,7 @@ def seal(
             got=source,
         )
     for warning in tree.warnings:
-        click.echo(f"casemate: warning: {warning}", err=True)
+        click.echo(f"casemate: warning: {printable(warning)}", err=True)
     with _progress("sealing") as progress:
         info = seal_tree(  # it tells of each byte twice, once for each pass
             tree.entries,
@@ -197,10 +200,10 @@ def ls(image: Path, key: Path, image_id: str | None, as_json: bool) -> None:
         click.echo(json.dumps([_as_json(entry) for entry in entries]))
         return
     for entry in entries:
-        link = f" -> {entry.target}" if entry.target else ""
+        link = f" -> {printable(entry.target)}" if entry.target else ""
         click.echo(
             f"{entry.kind.value:<9} {entry.mode:04o} {entry.uid:>5} {entry.gid:>5} "
-            f"{entry.size:>12} {entry.path}{link}"
+            f"{entry.size:>12} {printable(entry.path)}{link}"
         )
 
 
@@ -214,8 +217,9 @@ def ls(image: Path, key: Path, image_id: str | None, as_json: bool) -> None:
 def cat(image: Path, path: str, key: Path, image_id: str | None) -> None:
     """Write the file PATH of IMAGE to stdout."""
     with _opened(image, key, image_id) as opened:
-        entry = opened.content_of(opened.entry(path.strip("/")))
-        for start in range(0, entry.size, _PIECE):
+        entry = opened.entry(path.strip("/"))
+        size = opened.content_of(entry).size
+        for start in range(0, max(size, 1), _PIECE):  # what isn't a file is read from, and refused
             sys.stdout.buffer.write(opened.read_file(entry, start, _PIECE))
 
 
@@ -237,7 +241,8 @@ def diff(old: Path, new: Path, key: Path, new_key: Path | None, as_json: bool) -
         click.echo(json.dumps([dataclasses.asdict(each) for each in differences]))
         return
     for each in differences:
-        click.echo(f"{each.change.value:<8} {each.path}  {', '.join(each.what)}".rstrip())
+        what = ", ".join(each.what)
+        click.echo(f"{each.change.value:<8} {printable(each.path)}  {what}".rstrip())
     if not differences:
         click.echo("the same tree", err=True)
 
@@ -271,7 +276,7 @@ def why(source: str, path: str, include_dirs: tuple[Path, ...], as_json: bool) -
         click.echo(json.dumps(reasons))
         return
     for each, reason in reasons.items():
-        click.echo(f"{each}: {reason}")
+        click.echo(f"{printable(each)}: {printable(reason)}")
 
 
 @command.command(epilog="Example:  casemate image verify model.image --key secrets/model_key")
@@ -350,7 +355,7 @@ def mount(
     writable: bool,
     allow_disk: bool,
 ) -> None:
-    """Mount IMAGE on FOLDER, until Ctrl-C, SIGTERM or umount.
+    """Mount IMAGE on FOLDER, until Ctrl-C, SIGTERM, SIGHUP or umount.
 
     It is read-only, or with --writable as if it weren't: the image stays as it is, and whatever was
     changed is gone with the mount.
@@ -383,7 +388,7 @@ def open_command(
     writable: bool,
     allow_disk: bool,
 ) -> None:
-    """Open IMAGE in FOLDER, mounted or extracted to memory, until Ctrl-C or SIGTERM."""
+    """Open IMAGE in FOLDER, mounted or extracted to memory, until Ctrl-C, SIGTERM or SIGHUP."""
     _hold_open(
         image, folder, key, image_id, OpenChoice(choice), writable=writable, allow_disk=allow_disk
     )
@@ -399,7 +404,6 @@ def _hold_open(
     writable: bool,
     allow_disk: bool,
 ) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with contextlib.ExitStack() as stack:
             opened = stack.enter_context(_opened(image, key, image_id))
@@ -444,7 +448,7 @@ def _report(report: Mapping[str, str | int], *, as_json: bool) -> None:
         return
     for name, value in report.items():
         if value != "":
-            click.echo(f"{name.replace('_', ' ') + ':':<15}{value}")
+            click.echo(f"{name.replace('_', ' ') + ':':<15}{printable(str(value))}")
 
 
 def _as_json(entry: TocEntry) -> dict[str, str | int]:
@@ -461,4 +465,4 @@ def _as_json(entry: TocEntry) -> dict[str, str | int]:
 
 
 def _complain(error: CasemateError) -> None:
-    click.echo(f"casemate: {error} [{error.code}]", err=True)
+    click.echo(f"casemate: {printable(str(error))} [{error.code}]", err=True)

@@ -12,6 +12,7 @@ import click
 from casemate.cli.image_registry import registry_access
 from casemate.cli.progress import progress_bars
 from casemate.errors import UsageError
+from casemate.errors.render import printable
 from casemate.image.copying import copy_tree
 from casemate.project.registries import RegistryAccess
 from casemate.project.sources import read_source
@@ -51,12 +52,13 @@ def copy(
     """
     tree = read_source(source, include_dirs=include_dirs)
     for warning in tree.warnings:
-        click.echo(f"casemate: warning: {warning}", err=True)
+        click.echo(f"casemate: warning: {printable(warning)}", err=True)
     done, size = 0, 0
     for step in copy_tree(tree.entries, folder, dry_run=dry_run):
         done, size = done + 1, size + step.size
         if dry_run and not as_json:
-            click.echo(f"{step.action.value:<8} {step.kind.value:<9} {step.size:>12} {step.path}")
+            what = f"{step.action.value:<8} {step.kind.value:<9} {step.size:>12}"
+            click.echo(f"{what} {printable(step.path)}")
         elif dry_run:
             click.echo(json.dumps(dataclasses.asdict(step)))
     if not dry_run and as_json:
@@ -83,8 +85,8 @@ def doctor(source: str, include_dirs: tuple[Path, ...], as_json: bool) -> None:
         click.echo(json.dumps([dataclasses.asdict(each) for each in findings]))
         return
     for each in findings:
-        asked = f" (asked for by {each.path})" if each.path else ""
-        click.echo(f"{each.what.value}: {each.name}{asked}\n    {each.remedy}")
+        asked = f" (asked for by {printable(each.path)})" if each.path else ""
+        click.echo(f"{each.what.value}: {printable(each.name)}{asked}\n    {each.remedy}")
     if not findings:
         click.echo("nothing seems to be missing", err=True)
 

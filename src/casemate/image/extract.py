@@ -8,6 +8,7 @@ nothing either.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -80,31 +81,41 @@ def extract(
             ``image.no-entry`` for a path in ``subset`` that the image hasn't.
     """
     chosen = _chosen(image, subset)
+    made = not os.path.lexists(destination)
     try:
         destination.mkdir(mode=0o700, exist_ok=True)
         root = os.open(destination, _FOLDER)
     except OSError as error:
         raise _unwritable(destination, error) from error
     try:
-        if os.listdir(root):  # noqa: PTH208 - of the open directory, not of a name
-            raise UsageError(
-                "image.destination",
-                f"{destination} is not empty",
-                field=str(destination),
-                expected="an empty directory, or a name that is free",
-                got="a directory with entries",
-                remedy="Choose another directory, or remove what is in it.",
-            )
+        _require_empty(destination, root)
         _require_space(destination, root, chosen)
         try:
             return _Extraction(image, root, chosen, restore_owner).run(threads, progress)
         except BaseException as error:
             empty(destination)
             if isinstance(error, OSError):
-                raise _unwritable(destination, error) from error
+                raise _unwritable(destination, error, restore_owner=restore_owner) from error
             raise
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                destination.rmdir()
+        raise
     finally:
         os.close(root)
+
+
+def _require_empty(destination: Path, root: int) -> None:
+    if os.listdir(root):
+        raise UsageError(
+            "image.destination",
+            f"{destination} is not empty",
+            field=str(destination),
+            expected="an empty directory, or a name that is free",
+            got="a directory with entries",
+            remedy="Choose another directory, or remove what is in it.",
+        )
 
 
 def _require_space(destination: Path, root: int, chosen: tuple[TocEntry, ...]) -> None:
@@ -354,12 +365,16 @@ def empty(destination: Path) -> None:
             item.unlink(missing_ok=True)
 
 
-def _unwritable(destination: Path, error: OSError) -> UsageError:
+def _unwritable(destination: Path, error: OSError, *, restore_owner: bool = False) -> UsageError:
+    remedy = "Check permissions and the space that is left; memory-backed storage is limited."
+    if restore_owner and error.errno == errno.EPERM:
+        remedy = "Give files to others as root, or do without restoring owners."
     return UsageError(
         "image.destination",
         f"{destination} can't be written",
-        field=str(error.filename or destination),
+        # Most of it is done by descriptor, which says nothing.
+        field=error.filename if isinstance(error.filename, str) else str(destination),
         expected="a directory of one's own with enough space",
         got=os.strerror(error.errno or 0),
-        remedy="Check permissions and the space that is left; memory-backed storage is limited.",
+        remedy=remedy,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hmac
 import os
-import tempfile
+import secrets
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -44,6 +46,8 @@ from casemate.image.workers import Meter, Progress, Step, run_steps
 from casemate.types import Secret, Sha384, sha256, sha384
 
 _DIGEST = TAG_SIZE
+_DESCRIPTORS = "/proc/self/fd"
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _RUN = 16  # chunks that are read, and written, by one call
 
 
@@ -299,22 +303,46 @@ def _digests(digester: AESGCM, run: _Run, places: list[memoryview]) -> bytes:
 
 @contextmanager
 def _new_file(destination: Path) -> Iterator[int]:
-    """A new file that gets its name only when it is whole and on the disk."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{destination.name}.", dir=destination.parent)
-    temporary = Path(name)
+    """A new file that gets its name only when it is whole and on the disk.
+
+    Until then it has none, where the file system can do that: nothing is left of it if this process
+    is killed. Elsewhere it has another name until then.
+    """
+    folder = os.open(destination.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # The random part as `tempfile` has it; names have a limit, which the destination's may reach.
+    beside = f".{destination.name[:40]}.{secrets.token_hex(4)}"
     try:
+        descriptor = _nameless(folder)
+        nameless = descriptor is not None
+        if descriptor is None:
+            descriptor = os.open(beside, _NEW, 0o600, dir_fd=folder)
         try:
             yield descriptor
             os.fchmod(descriptor, 0o644)
             os.fsync(descriptor)
+            if nameless:  # a folder, too, so that linkat(2) is called, which follows /proc's link
+                os.link(
+                    f"{_DESCRIPTORS}/{descriptor}", beside, src_dir_fd=folder, dst_dir_fd=folder
+                )
+            os.replace(beside, destination.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside, dir_fd=folder)
+            raise
         finally:
             os.close(descriptor)
-        temporary.replace(destination)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(destination.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _nameless(folder: int) -> int | None:
+    """A new file without a name, in an open folder; None where one couldn't be named later."""
+    if not Path(_DESCRIPTORS).is_dir():
+        return None
+    try:
+        return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            return None  # another file system, or kernel
+        raise

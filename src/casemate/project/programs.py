@@ -192,14 +192,19 @@ def answers(port: int, *, host: str = "127.0.0.1") -> bool:
 
 @contextlib.contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """Within, SIGTERM and SIGHUP end the program the way Ctrl-C does: with its clean-up."""
+    """Within, SIGTERM and SIGHUP end the program the way Ctrl-C does: with its clean-up.
+
+    One that is ignored stays so: ``nohup`` means it.
+    """
 
     def interrupt(number: int, frame: object) -> None:
         del number, frame
         raise KeyboardInterrupt
 
     previous = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+        number: signal.signal(number, interrupt)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
         yield
