@@ -352,6 +352,39 @@ def test_why_a_file_is_in_an_image(tmp_path: Path) -> None:
     assert "isn't in the tree" in casemate("image", "why", bill, "/etc/shadow", code=2).stderr
 
 
+def test_why_is_answered_by_way_of_links_too(tmp_path: Path) -> None:
+    """A loader is named by ``/lib64``, which is a link into ``/usr`` in the new root."""
+    bill = tmp_path / "bill of materials.yaml"  # a reason names it; "of" is no further reason there
+    bill.write_text(
+        "targets:\n  - target: /bin\n    copy: [{files: [/bin/ls]}]\n"
+        "    createlinks: [{src: //bin, linkname: loop}, {src: loop, linkname: other}]\n"
+    )
+    for path in ("/bin/ls", "usr/bin/ls", "/bin/other/../bin/./ls", "/bin/other/ls"):
+        reasons = json.loads(casemate("image", "why", bill, path, "--json").stdout)
+        assert reasons == {"usr/bin/ls": f"{bill}:3: files"}
+    assert "--dry-run" in casemate("image", "why", bill, "/bin/other/absent", code=2).stderr
+
+
+@pytest.mark.parametrize("what", ["files: [{}/closed]", "dirs: [{}/]", "dirs: [{}/shut]"])
+def test_what_a_bill_names_and_may_not_be_read_is_an_error_with_its_line(
+    tmp_path: Path, what: str
+) -> None:
+    (folder := tmp_path / "in").mkdir()
+    (folder / "closed").touch(0o000)
+    (folder / "shut").mkdir(0o000)
+    bill = tmp_path / "server.yaml"
+    bill.write_text(f"targets:\n  - target: /a\n    copy: [{{{what.format(folder)}}}]\n")
+    powerless = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
+    done = run_program(
+        [
+            *(powerless if os.geteuid() == 0 else ()), *_CASEMATE, "image", "copy", str(bill),
+            str(tmp_path / "out"), "--dry-run",
+        ]
+    )  # fmt: skip
+    assert (done.status, "bom.missing" in done.stderr) == (2, True), done.stderr
+    assert f"{bill}:3: {folder}" in done.stderr
+
+
 def test_a_container_image_is_sealed_and_its_contract_drafted(tmp_path: Path) -> None:
     layers = [
         layer(

@@ -99,9 +99,31 @@ def test_a_pattern_takes_what_matches_in_order_and_something_must(supply):
     refused(copy(here, "files: [{name: 'a*', rename: x}]"), "bom.missing")
 
 
-@pytest.mark.parametrize("what", ["files: [absent]", "dirs: [absent]", "dirs: [a]", "files: [d]"])
-def test_what_is_missing_or_something_else_is_named(supply, what):
-    assert "bill.yaml:1" in refused(copy(supply(a=b"", d__x=b""), what), "bom.missing").message
+@pytest.mark.parametrize(
+    ("what", "got"),
+    [
+        ("files: [absent]", "nothing"), ("dirs: [absent]", "nothing"),
+        ("dirs: [a]", "a file"), ("files: [d]", "a folder"), ("files: [pipe]", "something else"),
+        (f"files: [{'a' * 300}]", "File name too long"),
+        (f"dirs: [{'a' * 300}]", "File name too long"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_or_something_else_is_named(supply, what, got):
+    here = supply(a=b"", d__x=b"")
+    os.mkfifo(here / "pipe")
+    error = refused(copy(here, what), "bom.missing")
+    assert "bill.yaml:1" in error.message
+    assert error.got == got
+    assert ("isn't there" in error.message) == (got == "nothing")
+
+
+def test_what_may_not_be_below_something_else_is_named_with_both_lines():
+    text = "write:\n  - {path: /a, content: x}\n  - {path: /a/b/c, content: y}"
+    with pytest.raises(UsageError) as caught:
+        assemble(parse_bom_text(text.encode(), "bill.yaml", {}))
+    assert caught.value.code == "image.tree"
+    assert "bill.yaml:3" in caught.value.message
+    assert "bill.yaml:2" in caught.value.got
 
 
 def test_a_file_with_a_hash_must_have_it(supply):
@@ -124,7 +146,7 @@ def test_a_file_with_a_hash_must_have_it(supply):
     ],
 )
 def test_no_path_of_a_bill_leads_out_of_the_new_root(text):
-    refused(text, "bom.malformed", MalformedError)
+    assert "bill.yaml:1" in refused(text, "bom.malformed", MalformedError).message
 
 
 def test_users_and_written_files():
@@ -183,7 +205,8 @@ def test_an_rpath_holds_for_libraries_of_libraries_and_a_runpath_does_not(supply
 
 def test_a_missing_library_is_an_error_for_a_named_file_and_a_warning_in_a_folder(supply):
     here = supply(d__plugin_so=elf(needed=["absent.so"]))
-    refused(copy(here, "files: [d/plugin.so]"), "bom.library")
+    error = refused(copy(here, "files: [d/plugin.so]"), "bom.library")
+    assert "bill.yaml:1: files: srv/plugin.so needs absent.so" in error.message
     (warning,) = assembled(copy(here, "dirs: [d]")).warnings
     assert "srv/d/plugin.so needs absent.so" in warning
     assembled(copy(here, "files: [{name: d/plugin.so, autodep: false}]"))
@@ -191,8 +214,18 @@ def test_a_missing_library_is_an_error_for_a_named_file_and_a_warning_in_a_folde
 
 def test_a_broken_elf_file_is_an_error_for_a_named_file_and_a_warning_in_a_folder(supply):
     here = supply(d__broken=b"\x7fELF")
-    refused(copy(here, "files: [d/broken]"), "image.elf", MalformedError)
+    error = refused(copy(here, "files: [d/broken]"), "image.elf", MalformedError)
+    assert "bill.yaml:1" in error.message
     assert assembled(copy(here, "dirs: [d]")).warnings
+
+
+def test_a_library_that_is_missing_names_the_line_for_whose_sake_it_would_come(supply):
+    runpath = "$ORIGIN"
+    here = supply(
+        d__program=elf(needed=["one.so"], runpath=runpath), d__one_so=elf(needed=["absent.so"])
+    )
+    error = refused(copy(here, "files: [d/program]"), "bom.library")
+    assert "bill.yaml:1: files: srv/one.so needs absent.so" in error.message
 
 
 def test_pipes_are_left_out_and_said_to_be(supply):

@@ -4,7 +4,7 @@ import pytest
 
 from casemate.errors import MalformedError, UsageError
 from casemate.image.bom import load_bom
-from casemate.image.bom.grammar import Attributes, FileItem, User, parse_bom_text
+from casemate.image.bom.grammar import Attributes, FileItem, LinkItem, User, parse_bom_text
 
 WHOLE = b"""
 excludes: ["*.tmp"]
@@ -44,7 +44,7 @@ def test_every_key_is_understood():
     (target,) = bill.targets
     assert (target.path, [each.name for each in target.mkdirs]) == ("/srv", ["a", "b/c"])
     assert target.mkdirs[1].attributes == Attributes(mode=0o700, owner="server")
-    assert target.links == (("../a", "link"),)
+    assert target.links == (LinkItem(name="link", text="../a", where="bill.yaml:7"),)
     (copy,) = target.copies
     assert (copy.source, copy.dirs, copy.where) == ("/here/in", ("data/",), "bill.yaml:9")
     assert (copy.excludes, copy.attributes) == (("*.tmp",), Attributes(owner="7:8"))
@@ -99,7 +99,11 @@ def test_every_key_is_understood():
         (b"python: {stdlib: some}", 1, "stdlib"),
         (b"targets: [{target: /, copy: [{files: [{name: a, hash: AB}]}]}]", 1, "hash"),
         (b"targets: [{target: /, copy: [{files: [{name: a, autodep: maybe}]}]}]", 1, "autodep"),
+        (b"users: [{name: a, uid: 1}]", 1, "gid"),
         (b"[]", 1, "entry"),
+        (b"targets: [\n  {", 2, "YAML"),
+        (b"targets:\n\t- target: /", 2, "YAML"),
+        (b"excludes: &a [x]\nincludes: *a", 2, "YAML"),
     ],
 )  # fmt: skip
 def test_every_mistake_is_named_with_its_line(text, line, field):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from casemate.errors import UsageError
 from casemate.image.bom.assembly import Assembly
-from casemate.image.bom.builder import Builder, join, relative
+from casemate.image.bom.builder import Builder, join, reading, relative
 from casemate.image.bom.folders import Owners, add_files, add_folders
 from casemate.image.bom.grammar import BillOfMaterials, Target, User
 from casemate.image.python_tree import python_files
@@ -29,37 +29,41 @@ def assemble(bill: BillOfMaterials) -> Assembly:
     """
     builder, owners = Builder(), _owners(bill.users)
     for python in bill.pythons:
-        for file in python_files(python):
-            builder.sources.add(file.root)
-            builder.add_file(
-                file.path, file.source, why=file.why, executable=file.executable,
-                strip=file.interpreters_own,
-            )  # fmt: skip
+        with reading(python.where):
+            for file in python_files(python):
+                builder.sources.add(file.root)
+                builder.add_file(
+                    file.path, file.source, why=file.why, executable=file.executable,
+                    strip=file.interpreters_own,
+                )  # fmt: skip
     for target in bill.targets:
         _add_target(builder, target, owners)
     for write in bill.writes:
         builder.add_file(
-            relative(write.path), write.content.encode(), why=f"{write.where}: write",
+            relative(write.path, write.where), write.content.encode(), why=f"{write.where}: write",
             mode=write.attributes.mode, owner=owners(write.attributes.owner, write.where),
         )  # fmt: skip
     if bill.users:
         _add_users(builder, bill.users)
     for name, where in bill.libraries:
-        builder.add_library(name, why=f"{where}: libraries", strict=True)
-    builder.add_libraries()
+        with reading(where):
+            builder.add_library(name, why=f"{where}: libraries", strict=True)
+    with reading("libraries"):
+        builder.add_libraries()
     return builder.finish()
 
 
 def _add_target(builder: Builder, target: Target, owners: Owners) -> None:
-    base = relative(target.path)
+    base = relative(target.path, target.where)
     for folder in target.mkdirs:
-        path, mode = join(base, folder.name), folder.attributes.mode
+        path, mode = join(base, folder.name, folder.where), folder.attributes.mode
         if mode is None and path in _FOR_EVERYBODY:
             mode = 0o1777
         owner = owners(folder.attributes.owner, folder.where)
         builder.add_folder(path, why=f"{folder.where}: mkdirs", mode=mode, owner=owner)
-    for source, name in target.links:
-        builder.add_link(join(base, name), source, why=f"{target.where}: createlinks")
+    for link in target.links:
+        place = join(base, link.name, link.where)
+        builder.add_link(place, link.text, why=f"{link.where}: createlinks")
     for copy in target.copies:
         for each in copy.dirs:
             add_folders(builder, base, copy, each, owners)

@@ -25,7 +25,10 @@ class _WithoutAliases(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias, which bills do without")
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(
+                problem="an alias, which bills do without", problem_mark=mark
+            )
         return super().compose_node(parent, index)
 
 
@@ -40,6 +43,10 @@ def compose(data: bytes, path: Path) -> yaml.Node:
     try:
         # Nodes, not objects: they know their lines, and no tag makes anything of them.
         node = yaml.compose(data.decode("utf-8"), Loader=_WithoutAliases)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
+        got = ", ".join(filter(None, (error.context, error.problem)))
+        raise wrong(f"{path}:{line}", "YAML", "YAML in UTF-8", got) from error
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise wrong(str(path), "YAML", "YAML in UTF-8", " ".join(str(error).split())) from error
     if node is None:
@@ -95,13 +102,13 @@ class BillReader:
         _check_text(expanded, where)
         return expanded
 
-    def text(self, name: str, default: str | None = None) -> str:
+    def text(self, name: str, default: str | None = None, *, expected: str = "text") -> str:
         """A text; it must be there unless there's a default."""
         node = self._fields.pop(name, None)
         if node is None and default is not None:
             return default
         if not isinstance(node, yaml.ScalarNode):
-            raise wrong(self.where, name, "text", "nothing" if node is None else kind_of(node))
+            raise wrong(self.where, name, expected, "nothing" if node is None else kind_of(node))
         if name == "content":  # is text for somebody else: its dollars are not ours
             _check_text(node.value, self._line(node))
             return str(node.value)
@@ -109,7 +116,7 @@ class BillReader:
 
     def number(self, name: str) -> int:
         """A number of at most ten digits."""
-        text = self.text(name)
+        text = self.text(name, expected="a number")
         if not re.fullmatch(r"[0-9]{1,10}", text):
             raise wrong(self.where, name, "a number", text)
         return int(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -139,7 +140,7 @@ class Builder:
         needs = host_needs()
         libraries = self._look_for(name, needs, ())
         if strict and not libraries:
-            raise _no_library(why, name, "a library where the loader searches")
+            raise _no_library(why, "the bill", name, "a library where the loader searches")
         for found in libraries:
             if merged(found.target) not in self.entries:
                 self.add_file(found.target, found.host, why=why, strict=strict)
@@ -176,7 +177,10 @@ class Builder:
             needs = read_needs(elf.source)
         except MalformedError as error:
             if elf.strict:
-                raise
+                raise MalformedError(
+                    error.code, f"{self._asked_by(path)}: {error.message}", field=error.field,
+                    expected=error.expected, got=error.got, remedy=error.remedy,
+                ) from error  # fmt: skip
             self.warnings.append(str(error))
             return
         if needs.interpreter:
@@ -219,7 +223,7 @@ class Builder:
                 loader.target, loader.host, why=f"loader{OF}{path}", executable=True, autodep=False
             )
         elif strict:
-            raise _no_library(path, name, "a loader of this host's own")
+            raise _no_library(self._asked_by(path), path, name, "a loader of this host's own")
         else:
             self.warnings.append(f"{path} names a loader that isn't this host's own: {name}")
 
@@ -227,8 +231,15 @@ class Builder:
         if any(entry.rsplit("/", 1)[-1] == name for entry in self.entries):
             return  # loaded by somebody else's hand, as bundled libraries are
         if strict:
-            raise _no_library(path, name, "a library where the loader searches")
+            where = self._asked_by(path)
+            raise _no_library(where, path, name, "a library where the loader searches")
         self.warnings.append(f"{path} needs {name}, which isn't where its libraries may be from")
+
+    def _asked_by(self, path: str) -> str:
+        """The part of the bill for whose sake a path is in the tree."""
+        while OF in (why := self.why[path]) and (above := why.partition(OF)[2]) in self.why:
+            path = above
+        return why
 
     def finish(self) -> Assembly:
         """The tree, with the folders that nobody asked for by name."""
@@ -245,10 +256,25 @@ class Builder:
                 seen.add(parent)
                 self.add_folder(parent, why=self.why[path])
                 parent = parent.rpartition("/")[0]
+        self._check_parents()
         entries = tuple(self.entries[path] for path in sorted(self.entries))
         return Assembly(
             entries=entries, why=MappingProxyType(self.why), warnings=tuple(self.warnings)
         )
+
+    def _check_parents(self) -> None:
+        for path, entry in self.entries.items():
+            parent = path.rpartition("/")[0]
+            above = self.entries.get(parent)
+            if above is not None and above.kind is not EntryKind.DIRECTORY:
+                raise UsageError(
+                    "image.tree",
+                    f"{self._asked_by(path)}: {entry.path} can't be sealed: {parent} is no folder",
+                    field=entry.path,
+                    expected="a parent that is a directory",
+                    got=f"a {above.kind.value}, by {self._asked_by(parent)}",
+                    remedy="Leave one of the two out of the bill.",
+                )
 
     def _put(self, entry: TreeEntry, why: str) -> None:
         # Later entries win; a folder never takes the place of its own content.
@@ -256,12 +282,12 @@ class Builder:
         self._elves.pop(entry.path, None)
 
 
-def relative(path: str) -> str:
-    """A path of the new root, without its leading slash."""
-    return join("", path.lstrip("/"))
+def relative(path: str, where: str) -> str:
+    """A path of the new root, without its leading slash; ``where`` it stands in a bill."""
+    return join("", path.lstrip("/"), where)
 
 
-def join(base: str, name: str) -> str:
+def join(base: str, name: str, where: str) -> str:
     """A name in a folder of the new root.
 
     Raises:
@@ -270,7 +296,7 @@ def join(base: str, name: str) -> str:
     if ".." in name.split("/") or "\0" in name:
         raise MalformedError(
             "bom.malformed",
-            f"the path {name!r} leads out of the new root, or may do so",
+            f"{where}: the path {name!r} leads out of the new root, or may do so",
             field="path",
             expected="a path without '..'",
             got=name,
@@ -315,10 +341,10 @@ def check_hash(path: Path, expected: str, where: str) -> None:
 
 
 def missing(where: str, path: str, expected: str, *, got: str = "nothing") -> UsageError:
-    """What the bill names and isn't there."""
+    """What the bill names and isn't there, or is something else."""
     return UsageError(
         "bom.missing",
-        f"{where}: {path} isn't there",
+        f"{where}: {path} isn't " + ("there" if got == "nothing" else "what the bill means"),
         field=path,
         expected=expected,
         got=got,
@@ -326,10 +352,31 @@ def missing(where: str, path: str, expected: str, *, got: str = "nothing") -> Us
     )
 
 
-def _no_library(path: str, name: str, expected: str) -> UsageError:
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Within, what the bill asks for at ``where`` is read.
+
+    Raises:
+        UsageError: ``bom.missing`` in place of what the operating system says.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            "bom.missing",
+            f"{where}: {error.filename or 'a file'} can't be read",
+            field=str(error.filename or where),
+            expected="files and folders that whoever runs this may read",
+            got=error.strerror or str(error),
+            remedy="Give the right to read it, run this as somebody who has it, or correct the "
+            "bill.",
+        ) from error
+
+
+def _no_library(where: str, path: str, name: str, expected: str) -> UsageError:
     return UsageError(
         "bom.library",
-        f"{path} needs {name}, which isn't where its libraries may be from",
+        f"{where}: {path} needs {name}, which isn't where its libraries may be from",
         field=path,
         expected=f"{name}: {expected}, in {', '.join(SYSTEM_FOLDERS)} or a folder of the bill",
         got="nothing",

@@ -16,6 +16,7 @@ from casemate.image.bom.builder import (
     is_program,
     join,
     missing,
+    reading,
     real,
 )
 from casemate.image.bom.grammar import Attributes, CopyItem, FileItem
@@ -32,6 +33,11 @@ def add_folders(builder: Builder, base: str, copy: CopyItem, folder: str, owners
     Raises:
         UsageError: ``bom.missing``, ``bom.outside``.
     """
+    with reading(copy.where):
+        _add_folders(builder, base, copy, folder, owners)
+
+
+def _add_folders(builder: Builder, base: str, copy: CopyItem, folder: str, owners: Owners) -> None:
     pattern = os.path.join(copy.source, folder) if copy.source else folder  # noqa: PTH118
     starts = [Path(pattern)]
     if glob.has_magic(pattern) and not starts[0].exists():
@@ -41,7 +47,7 @@ def add_folders(builder: Builder, base: str, copy: CopyItem, folder: str, owners
             raise missing(copy.where, pattern, "at least one folder that matches")
     for start in starts:
         if not start.is_dir():
-            raise missing(copy.where, str(start), "a folder")
+            raise missing(copy.where, str(start), "a folder", got=_what_is(start))
         builder.sources.add(real(copy.source or start))
         _check_inside(start, copy, copy.where)
         name = "" if folder.endswith("/") else start.name
@@ -60,16 +66,21 @@ def add_files(builder: Builder, base: str, copy: CopyItem, file: FileItem, owner
     Raises:
         UsageError: ``bom.missing``, ``bom.outside``, ``bom.hash``.
     """
+    with reading(file.where):
+        _add_files(builder, base, copy, file, owners)
+
+
+def _add_files(builder: Builder, base: str, copy: CopyItem, file: FileItem, owners: Owners) -> None:
     attributes = file.attributes.over(copy.attributes)
     for path in _named(copy, file):
         if not path.is_file():
-            raise missing(file.where, str(path), "a regular file")
+            raise missing(file.where, str(path), "a regular file", got=_what_is(path))
         builder.sources.add(real(copy.source or path.parent))
         source = _check_inside(path, copy, file.where)
         if file.sha256:
             check_hash(source, file.sha256, file.where)
         builder.add_file(
-            join(base, file.rename or path.name), source, why=f"{file.where}: files",
+            join(base, file.rename or path.name, file.where), source, why=f"{file.where}: files",
             executable=is_program(source), strict=True, autodep=file.autodep,
             mode=attributes.mode, owner=owners(attributes.owner, file.where),
         )  # fmt: skip
@@ -140,20 +151,21 @@ class _Copying:
             top: its path below the target; empty for its content alone.
             followed: how many links led here.
         """
-        for where, folders, files in os.walk(start, onerror=_unreadable):
-            prefix = join(top, os.path.relpath(where, start))
+        for where, folders, files in os.walk(start, onerror=_raise):
+            prefix = join(top, os.path.relpath(where, start), self.copy.where)
             links = [name for name in folders if (Path(where) / name).is_symlink()]
             folders[:] = [
                 name
                 for name in sorted(folders)
-                if name not in links and not self._excluded(join(prefix, name), folder=True)
+                if name not in links
+                and not self._excluded(join(prefix, name, self.copy.where), folder=True)
             ]
             self.builder.add_folder(
-                join(self.target, prefix), why=self.why,
+                join(self.target, prefix, self.copy.where), why=self.why,
                 owner=self.owner if prefix else (0, 0),
             )  # fmt: skip
             for name in sorted([*files, *links]):
-                path = join(prefix, name)
+                path = join(prefix, name, self.copy.where)
                 if not self._excluded(path, folder=False):
                     self._entry(Path(where) / name, path, followed)
 
@@ -161,7 +173,7 @@ class _Copying:
         return is_excluded(path, self.copy.excludes, folder=folder)
 
     def _entry(self, source: Path, path: str, followed: int) -> None:
-        place = join(self.target, path)
+        place = join(self.target, path, self.copy.where)
         if source.is_symlink():
             self._link(source, path, followed)
         elif source.is_file():
@@ -176,7 +188,7 @@ class _Copying:
 
     def _link(self, source: Path, path: str, followed: int) -> None:
         """A link within the target stays one; what one out of it means is copied, if it may be."""
-        place, text = join(self.target, path), os.readlink(source)  # noqa: PTH115  as it is
+        place, text = join(self.target, path, self.copy.where), os.readlink(source)  # noqa: PTH115  as it is
         found = real(source)
         may = any(found.is_relative_to(folder) for folder in _allowed(self.copy))
         if _stays_within(path, text):
@@ -211,11 +223,13 @@ def _stays_within(path: str, text: str) -> bool:
     return end != ".." and not end.startswith("../")
 
 
-def _unreadable(error: OSError) -> None:
-    raise UsageError(
-        "bom.missing",
-        f"{error.filename} can't be read",
-        field=str(error.filename),
-        expected="a folder that can be listed",
-        got=str(error),
-    ) from error
+def _what_is(path: Path) -> str:
+    if path.is_dir():
+        return "a folder"
+    if path.is_file():
+        return "a file"
+    return "something else" if path.exists() else "nothing"
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -73,6 +73,15 @@ class FolderItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkItem:
+    """A symbolic link to make: its name, and its text."""
+
+    name: str
+    text: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CopyItem:
     """Files and folders to copy from one place.
 
@@ -99,7 +108,7 @@ class Target:
 
     path: str
     mkdirs: tuple[FolderItem, ...]
-    links: tuple[tuple[str, str], ...]
+    links: tuple[LinkItem, ...]
     copies: tuple[CopyItem, ...]
     where: str
 
@@ -264,8 +273,8 @@ def _target(item: BillReader, excludes: tuple[str, ...]) -> Target:
     return target
 
 
-def _link(item: BillReader) -> tuple[str, str]:
-    link = item.text("src"), item.text("linkname")
+def _link(item: BillReader) -> LinkItem:
+    link = LinkItem(text=item.text("src"), name=item.text("linkname"), where=item.where)
     item.finish()
     return link
 
