@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 
 import grpc
@@ -79,4 +80,5 @@ def test_a_log_that_traces_all_of_grpc_holds_no_secret(here, monkeypatch):
     for value in SECRETS.values():
         for form in (value, value.hex().encode(), value.hex(" ").encode()):
             assert form not in log
-    assert not (here.folder / "keys-of-tls").exists()
+    keys = here.folder / "keys-of-tls"  # Python's ssl begins one if another test's thread asks
+    assert not keys.exists() or not re.search(rb"SECRET|RANDOM", keys.read_bytes())

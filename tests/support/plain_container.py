@@ -3,7 +3,8 @@
     python tests/support/plain_container.py COMMAND...
 
 The capabilities, the forbidden system calls and the small, non-executable /dev/shm are those of
-Docker's defaults. Needs root.
+Docker's defaults. A machine's /run is memory that a container hasn't got, so it is covered by such
+a one too. Needs root.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def main(command: Sequence[str]) -> None:
 
     call(libc.unshare(_CLONE_NEWNS), "unshare")
     call(libc.mount(None, b"/", None, _MS_PRIVATE_ALL, None), "mount")
-    call(libc.mount(b"shm", b"/dev/shm", b"tmpfs", _NOSUID_NODEV_NOEXEC, b"size=64m"), "mount")
+    for place in (b"/dev/shm", b"/run"):
+        call(libc.mount(b"shm", place, b"tmpfs", _NOSUID_NODEV_NOEXEC, b"size=64m"), "mount")
     for number in range(_LAST_CAPABILITY + 1):
         if number not in _DEFAULT_CAPABILITIES:
             call(libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0), "prctl")
