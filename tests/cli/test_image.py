@@ -409,6 +409,10 @@ def test_a_container_image_is_sealed_and_its_contract_drafted(tmp_path: Path) ->
     assert shown["environment"] == {"PATH": "/bin:/usr/bin", "Q": 'a"b'}
     assert (shown["uid"], shown["gid"], shown["working-directory"]) == (1000, 1001, "/srv")
     assert [each["key"] for each in shown["images"]] == ["image_key"]
+    again = casemate("image", "seal", f"oci:{tmp_path / 'tf'}", tmp_path / "other", "--key", key,
+                     "--draft", draft, code=2)  # fmt: skip
+    assert "file.exists" in again.stderr
+    assert not (tmp_path / "other").exists(), "it was sealed although its draft can't be written"
 
 
 def test_only_a_container_image_has_a_contract_to_draft(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from casemate.image.seal import seal as seal_tree
 from casemate.image.storage import DANGER, require_memory_backed, require_no_plain_swap
 from casemate.image.ways import OpenChoice
 from casemate.project.drafts import draft_contract
-from casemate.project.files import write_public
+from casemate.project.files import require_new, write_public
 from casemate.project.programs import terminated_like_interrupted
 from casemate.project.registries import RegistryAccess
 from casemate.project.sources import DEFAULT_LIMIT, read_source
@@ -125,6 +125,8 @@ def seal(
     a launch contract names images by it.
     """
     secret = read_key_file(key)
+    if draft is not None:
+        require_new(draft)
     with progress_bars() as bar:
         tree = read_source(
             source, keep_owner=keep_owner, keep_times=keep_times, limit=max_size,

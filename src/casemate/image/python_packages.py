@@ -130,7 +130,8 @@ def _install(item: PythonItem, lock: Path, site: Path) -> None:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS,
             check=False,
         )  # fmt: skip
-        got = "" if done.returncode == 0 else (done.stderr or done.stdout).strip()[-400:]
+        said = " | ".join((done.stderr or done.stdout).split("\n"))
+        got = "" if done.returncode == 0 else said.strip(" |")[-400:]
     except (OSError, subprocess.TimeoutExpired) as error:
         got = str(error)[:400]
     if got:

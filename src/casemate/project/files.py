@@ -26,6 +26,16 @@ def write_public(path: Path, content: bytes) -> None:
     _write(path, content, file_mode=0o644, folder_mode=0o755)
 
 
+def require_new(path: Path) -> None:
+    """Say before long work that `write_public` will refuse at its end.
+
+    Raises:
+        UsageError: ``file.exists``.
+    """
+    if os.path.lexists(path):
+        raise _exists(path)
+
+
 def replace_public(path: Path, content: bytes) -> None:
     """Write a file that was made from others, or make it again: whole or not at all.
 
@@ -90,15 +100,19 @@ def _write(path: Path, content: bytes, *, file_mode: int, folder_mode: int) -> N
         path.parent.mkdir(parents=True, exist_ok=True, mode=folder_mode)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file_mode)
     except FileExistsError as error:
-        raise UsageError(
-            "file.exists",
-            f"{path} exists already",
-            field=str(path),
-            remedy="Choose another name, or remove the file if nobody needs it.",
-        ) from error
+        raise _exists(path) from error
     except OSError as error:
         raise UsageError(
             "file.unwritable", f"{path} can't be written", field=str(path), got=str(error)
         ) from error
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(
+        "file.exists",
+        f"{path} exists already",
+        field=str(path),
+        remedy="Choose another name, or remove the file if nobody needs it.",
+    )

@@ -119,13 +119,7 @@ def _container(reference: str, *, keep_times: bool, limit: int, keys: tuple[Key,
     """A container image; the path is the longest part that is there, for it may hold colons."""
     from casemate.image.oci import read_container_image
 
-    path, tag = reference, ""
-    if not Path(path).exists():
-        if "@sha256:" in reference:
-            path, _, digits = reference.rpartition("@sha256:")
-            tag = f"sha256:{digits}"
-        else:
-            path, _, tag = reference.rpartition(":")
+    path, tag = _parted(reference)
     if not path or not Path(path).exists():
         raise UsageError(
             "image.source",
@@ -137,6 +131,17 @@ def _container(reference: str, *, keep_times: bool, limit: int, keys: tuple[Key,
         )
     tree = read_container_image(Path(path), tag, limit=limit, keep_times=keep_times, keys=keys)
     return _assembled(tree)
+
+
+def _parted(reference: str) -> tuple[str, str]:
+    """Path, and tag or digest; either may hold colons, as ``NAME:TAG`` in Docker's archives."""
+    if "@sha256:" in reference and not Path(reference).exists():
+        path, _, digits = reference.rpartition("@sha256:")
+        return path, f"sha256:{digits}"
+    path = reference
+    while not Path(path).exists() and ":" in path:
+        path = path.rpartition(":")[0]
+    return path, reference[len(path) + 1 :]
 
 
 def _assembled(tree: ContainerTree) -> Assembly:

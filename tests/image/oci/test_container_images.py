@@ -276,6 +276,27 @@ def test_docker_archives(tmp_path):
     assert "demo:1.0" in caught.value.got
 
 
+@pytest.mark.parametrize("name", ["1.0", "demo:1.0", "library/demo:1.0", "host/library/demo:1.0"])
+def test_an_image_in_a_docker_archive_is_named_as_docker_names_it(tmp_path, name):
+    path = tmp_path / "with:colon.tar"
+    docker_archive(path, [layer(File("a", b"1"))], tag="host/library/demo:1.0")
+    source = read_source(f"docker-archive:{path}:{name}")
+    assert [entry.path for entry in source.entries] == ["a"]
+    for other in ("emo:1.0", "0", "demo:1.00", "demo"):
+        with pytest.raises(UsageError) as caught:
+            read_source(f"docker-archive:{path}:{other}")
+        assert caught.value.code == "container.reference"
+
+
+def test_an_archive_that_tar_made_of_a_layout(tmp_path):
+    digest = oci_layout(tmp_path / "image", [layer(File("a", b"1"))])
+    subprocess.run(
+        ["tar", "-C", tmp_path / "image", "-cf", tmp_path / "image.tar", "."], check=True
+    )
+    container = tree(tmp_path / "image.tar")
+    assert (container.digest, contents(container)) == (digest, {"a": b"1"})
+
+
 PACKERS = {
     "gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "zstd": zstandard.compress,
 }  # fmt: skip
@@ -325,6 +346,9 @@ def test_one_of_several_images_is_named(tmp_path):
     assert contents(tree(folder, one)) == {"a": b"1"}
     with pytest.raises(UsageError) as caught:
         tree(folder)
+    assert caught.value.got == "one, two"
+    with pytest.raises(UsageError) as caught:
+        tree(folder, "three")
     assert caught.value.got == "one, two"
 
 

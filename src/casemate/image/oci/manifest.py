@@ -106,14 +106,16 @@ def find_image(store: Store, reference: str, *, machine: str) -> ContainerManife
 
 def _from_layout(store: Store, reference: str, machine: str) -> ContainerManifest:
     index = document(read_document(store, "index.json"), "index.json")
+    images = list(_maps(index, "manifests"))
     found = [
         each
-        for each in _maps(index, "manifests")
+        for each in images
         if not reference
         or reference == each.get("digest")
         or reference == _annotations(each).get(REF_NAME)
     ]
-    descriptor = _only(found, reference or "an image", [_name_of(each) for each in found])
+    names = [_name_of(each) for each in images]
+    descriptor = _only(found, reference or "an image", names)
     for _ in range(MAX_DEPTH):
         digest = _text(descriptor, "digest")
         manifest = document(read_blob(store, digest, "the manifest"), "manifest")
@@ -226,7 +228,8 @@ def _from_docker(store: Store, reference: str) -> ContainerManifest:
 
 
 def _tagged(tag: str, reference: str) -> bool:
-    return tag == reference or tag.rpartition(":")[2] == reference
+    """Whether ``HOST/NAME:TAG`` is meant: by itself, by its end from a ``/`` on, or by ``TAG``."""
+    return reference in (tag, tag.rpartition(":")[2]) or tag.endswith(f"/{reference}")
 
 
 def _diff_ids(config: Mapping[str, object]) -> list[str]:

@@ -67,15 +67,17 @@ class ArchiveStore:
 
     def __init__(self, archive: tarfile.TarFile) -> None:
         self._archive = archive
+        # By name: tar itself puts "./" before each where it is given a folder. The last one holds.
+        self._members = {member.name.removeprefix("./"): member for member in archive}
 
     def names(self) -> frozenset[str]:
         """The names of its members."""
-        return frozenset(self._archive.getnames())
+        return frozenset(self._members)
 
     def open(self, name: str) -> IO[bytes]:
         """Open a member; a link within the archive is followed."""
         try:
-            file = self._archive.extractfile(name)
+            file = self._archive.extractfile(self._members[name])
         except (KeyError, tarfile.TarError) as error:
             raise missing(name) from error
         if file is None:
