@@ -20,7 +20,7 @@ from tests.support.trees import compare_trees, make_folder
 
 from casemate.image.fuse import fuse_available
 from casemate.image.storage import is_memory
-from casemate.project.programs import run_program
+from casemate.project.programs import Finished, run_program
 from casemate_testkit.services.registry import FakeRegistry, running
 
 _LIBRARIES = f"{os.uname().machine}-linux-gnu"
@@ -131,7 +131,7 @@ def test_what_is_opened_ends_with_its_program(tmp_path: Path, way: str, how: str
         compare_trees(folder, tmp_path / "mnt")
         if "writable" in way:
             (tmp_path / "mnt" / "bin" / "tool").write_text("changed")
-        server.send_signal(signal.SIGTERM)
+        server.send_signal(signal.SIGHUP if "through" in way else signal.SIGTERM)
         assert server.wait(20) == 0
     assert not os.path.ismount(tmp_path / "mnt")
     assert list((tmp_path / "mnt").iterdir()) == []
@@ -365,6 +365,15 @@ def test_why_is_answered_by_way_of_links_too(tmp_path: Path) -> None:
     assert "--dry-run" in casemate("image", "why", bill, "/bin/other/absent", code=2).stderr
 
 
+POWERLESS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
+
+
+def without_power(*arguments: str | Path) -> Finished:
+    """``casemate`` as somebody whom the modes of files bind; root is, without two capabilities."""
+    powerless = POWERLESS if os.geteuid() == 0 else ()
+    return run_program([*powerless, *_CASEMATE, *map(str, arguments)])
+
+
 @pytest.mark.parametrize("what", ["files: [{}/closed]", "dirs: [{}/]", "dirs: [{}/shut]"])
 def test_what_a_bill_names_and_may_not_be_read_is_an_error_with_its_line(
     tmp_path: Path, what: str
@@ -374,15 +383,26 @@ def test_what_a_bill_names_and_may_not_be_read_is_an_error_with_its_line(
     (folder / "shut").mkdir(0o000)
     bill = tmp_path / "server.yaml"
     bill.write_text(f"targets:\n  - target: /a\n    copy: [{{{what.format(folder)}}}]\n")
-    powerless = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
-    done = run_program(
-        [
-            *(powerless if os.geteuid() == 0 else ()), *_CASEMATE, "image", "copy", str(bill),
-            str(tmp_path / "out"), "--dry-run",
-        ]
-    )  # fmt: skip
+    done = without_power("image", "copy", bill, tmp_path / "out", "--dry-run")
     assert (done.status, "bom.missing" in done.stderr) == (2, True), done.stderr
     assert f"{bill}:3: {folder}" in done.stderr
+
+
+@pytest.mark.parametrize("source", ["{}", "model:{}", "oci:{}", "oci:{}/index.json", "{}/a.yaml"])
+def test_a_source_that_may_not_be_read_is_an_error_with_its_name(
+    tmp_path: Path, source: str
+) -> None:
+    (folder := tmp_path / "in").mkdir()
+    for name in ("m.safetensors", "index.json", "oci-layout", "a.yaml"):
+        (folder / name).write_bytes(b"x")
+        (folder / name).chmod(0)
+    source = source.format(folder)
+    casemate("key", "new", tmp_path / "key")
+    done = without_power("image", "seal", source, tmp_path / "out", "--key", tmp_path / "key")
+    assert (done.status, "Permission denied" in done.stderr) == (2, True), done.stderr
+    assert str(folder) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_container_image_is_sealed_and_its_contract_drafted(tmp_path: Path) -> None:

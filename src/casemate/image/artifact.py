@@ -15,7 +15,14 @@ from casemate.encoding import decode_json
 from casemate.encoding.text import decode_hex
 from casemate.errors import MalformedError, NotGenuineError, UsageError
 from casemate.image.file import ImageFile
-from casemate.image.oci.distribution import MANIFEST, Blob, Repository, blob_of, file_digest
+from casemate.image.oci.distribution import (
+    MANIFEST,
+    Blob,
+    Repository,
+    alone,
+    blob_of,
+    file_digest,
+)
 from casemate.image.oci.http import MAX_DOCUMENT
 from casemate.image.oci.reference import Reference
 from casemate.image.workers import Progress
@@ -77,6 +84,29 @@ def pull(
         NotGenuineError: ``container.changed``, ``image.id``.
         UnavailableError, MalformedError: ``registry.*``.
     """
+    _require_free(path)
+    digest, data, _ = repository.manifest(reference)
+    blob, promised = parse_manifest(data)
+    if image_id is not None and promised != image_id:
+        raise _other(image_id, promised)
+    part = path.with_name(f".{path.name}.{blob.digest[7:23]}.part")
+    with alone(part):
+        try:
+            _require_free(path)
+        except UsageError:  # somebody else has fetched it while we waited
+            part.unlink()
+            raise
+        repository.download(blob, part, progress)
+        image = ImageFile(part)
+        image.close()
+        if image.id != promised:
+            part.unlink()
+            raise _other(promised, image.id)
+        part.rename(path)
+    return digest, image.id
+
+
+def _require_free(path: Path) -> None:
     if path.exists():
         raise UsageError(
             "file.exists",
@@ -86,19 +116,6 @@ def pull(
             got="a file",
             remedy="Choose another name, or remove the file.",
         )
-    digest, data, _ = repository.manifest(reference)
-    blob, promised = parse_manifest(data)
-    if image_id is not None and promised != image_id:
-        raise _other(image_id, promised)
-    part = path.with_name(f".{path.name}.{blob.digest[7:23]}.part")
-    repository.download(blob, part, progress)
-    image = ImageFile(part)
-    image.close()
-    if image.id != promised:
-        part.unlink()
-        raise _other(promised, image.id)
-    part.rename(path)
-    return digest, image.id
 
 
 def encode_manifest(blob: Blob, image_id: Sha384) -> bytes:

@@ -209,7 +209,8 @@ def parse_prologue(data: bytes) -> Prologue:
             "this is not a sealed image",
             field="magic",
             expected=MAGIC.hex(),
-            got=data[: len(MAGIC)].hex() or "an empty file",
+            # Not the bytes: where names were mixed up, they are a key's.
+            got="something else" if data else "an empty file",
             remedy="Name a file that `casemate image seal` wrote.",
         )
     reader = ByteReader(data, what="sealed image prologue", byteorder="big")

@@ -61,7 +61,35 @@ def read_source(
         UsageError: it isn't there, or what it names isn't.
         MalformedError: a bill that is none.
     """
-    keys = _keys(decryption_keys)
+    try:
+        return _read(
+            source, keep_owner=keep_owner, keep_times=keep_times, limit=limit,
+            include_dirs=include_dirs, access=access, keys=_keys(decryption_keys),
+            allow_pickle=allow_pickle, progress=progress,
+        )  # fmt: skip
+    except OSError as error:  # a file that this user may not read, say
+        raise UsageError(
+            "image.source",
+            f"{source} can't be read",
+            field=str(error.filename or "source"),
+            expected="files and folders that whoever runs this may read",
+            got=error.strerror or str(error),
+            remedy="Give the right to read it, or run this as somebody who has it.",
+        ) from error
+
+
+def _read(
+    source: str,
+    *,
+    keep_owner: bool,
+    keep_times: bool,
+    limit: int,
+    include_dirs: tuple[Path, ...],
+    access: RegistryAccess | None,
+    keys: tuple[Key, ...],
+    allow_pickle: bool,
+    progress: Progress | None,
+) -> Assembly:
     if source.startswith(_CONTAINERS):
         return _container(source.partition(":")[2], keep_times=keep_times, limit=limit, keys=keys)
     if source.startswith(_REGISTRIES):

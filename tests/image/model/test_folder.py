@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 
 import pytest
 from tests.support.models import gguf, onnx_with_data, safetensors
@@ -159,7 +160,7 @@ def test_an_operation_that_reaches_beyond_the_model_is_told_and_not_served(folde
      {"a.onnx": onnx_with_data(location="b", offset="3", length="2"), "b": b"1234"}],
 )  # fmt: skip
 def test_files_that_are_broken(folder, files):
-    with pytest.raises(MalformedError):
+    with pytest.raises(MalformedError, match=re.escape(next(iter(files)))):
         read_model_folder(folder.all(files))
 
 

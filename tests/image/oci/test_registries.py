@@ -8,6 +8,8 @@ import os
 import shutil
 import ssl
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -201,6 +203,61 @@ def test_a_pull_goes_on_in_the_next_program(tmp_path, sealed, registry):
     (blob,) = [each for each in registry.asked[before:] if "/blobs/" in each.path]
     assert int(blob.headers["range"][6:-1]) > 0
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def at_once(registry, fetch):
+    """What two that fetch the same at the same time come to, in whichever order."""
+    second = threading.Event()
+
+    def slow(request):  # the first to ask for a blob waits a while for the second
+        if request.method == "GET" and "/blobs/" in request.path:
+            others = [each for each in registry.asked if each.path == request.path]
+            second.set() if len(others) > 1 else second.wait(0.5)
+
+    def outcome(number):
+        try:
+            return fetch(number)
+        except CasemateError as error:
+            return error.code
+
+    registry.faults.append(slow)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(outcome, range(2)))
+    asked = [each.path for each in registry.asked if "/blobs/" in each.path]
+    return found, asked
+
+
+def test_two_pulls_of_one_file_at_once_do_not_spoil_it(tmp_path, sealed, registry):
+    repository, reference = reached(registry.host)
+    artifact.push(sealed.path, repository, reference)
+    registry.asked.clear()
+    path = tmp_path / "pulled"
+    found, asked = at_once(
+        registry, lambda _: artifact.pull(*reached(registry.host), path)[1] == sealed.id
+    )
+    assert sorted(map(str, found)) == ["True", "file.exists"]
+    assert len(asked) == 1
+    assert path.read_bytes() == sealed.path.read_bytes()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_that_fetch_one_container_image_at_once_fetch_it_once(tmp_path, registry):
+    folder = tmp_path / "image"
+    digest = oci_layout(folder, [layer(File("a", os.urandom(SIZE)))], tag="1")
+    for blob in (folder / "blobs/sha256").iterdir():
+        registry.add_blob(blob.read_bytes())
+    registry.add_manifest((folder / "blobs" / digest.replace(":", "/")).read_bytes(), "1")
+    found, asked = at_once(
+        registry,
+        lambda _: pull_layout(
+            *reached(registry.host), tmp_path / "kept", machine="x86_64", limit=1 << 30
+        ),
+    )
+    assert found == [digest, digest]
+    assert len(asked) == len(set(asked))
+    assert not list((tmp_path / "kept/blobs/sha256").glob("*.part"))
+    (entry,) = read_container_image(tmp_path / "kept", limit=1 << 30).entries
+    assert entry.size == SIZE
 
 
 def test_a_server_without_ranges_gives_the_whole_again(tmp_path, sealed, registry):

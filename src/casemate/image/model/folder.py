@@ -10,7 +10,8 @@ import json
 import mmap
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -167,6 +168,22 @@ def _sha256(entry: TreeEntry, meter: Meter) -> bytes:
     return hashed.digest()
 
 
+@contextmanager
+def _named_errors(path: str) -> Iterator[None]:
+    """Within, a file is read by those who don't know its name; what they find wrong is about it."""
+    try:
+        yield
+    except MalformedError as error:
+        raise MalformedError(
+            error.code,
+            f"{path}: {error.message}",
+            field=error.field,
+            expected=error.expected,
+            got=error.got,
+            remedy=error.remedy,
+        ) from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Look:
     """One look at every file."""
@@ -183,10 +200,11 @@ class _Look:
             if entry.kind is EntryKind.SYMLINK:
                 self._check_link(entry)
             elif isinstance(entry.source, Path):
-                with entry.source.open("rb") as file:
-                    kinds[path] = self._kind(entry, file)
-                if kinds[path] == "onnx":
-                    data |= self._onnx_data(entry, entry.source)
+                with _named_errors(path):
+                    with entry.source.open("rb") as file:
+                        kinds[path] = self._kind(entry, file)
+                    if kinds[path] == "onnx":
+                        data |= self._onnx_data(entry, entry.source)
         return kinds | dict.fromkeys(data, "onnx")
 
     def _kind(self, entry: TreeEntry, file: IO[bytes]) -> str:
@@ -280,7 +298,7 @@ class _Look:
         if data.offset + (data.length or 0) > found.size:
             raise MalformedError(
                 "model.malformed",
-                f"{entry.path} names data beyond the end of {path}",
+                f"it names data beyond the end of {path}",
                 field=path,
                 expected=f"{data.offset + (data.length or 0)} bytes",
                 got=str(found.size),

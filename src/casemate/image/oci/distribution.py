@@ -7,6 +7,8 @@ Source: OCI Distribution Specification 1.1; specs/sealed-image-artifact.md.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -331,6 +333,39 @@ class _Download:
         self.hashed.update(piece)
         if self.progress is not None:
             self.progress(self.done, self.blob.size)
+
+
+@contextmanager
+def alone(part: Path) -> Iterator[None]:
+    """Within, nobody else who asks for the same fetches into a file; who comes second waits.
+
+    Two that write to one file would spoil it for both. It's there afterwards, unless it got another
+    name meanwhile.
+
+    Raises:
+        UsageError: ``image.unwritable``.
+    """
+    with writing(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _locked(part)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(part: Path) -> int:
+    while True:
+        descriptor = os.open(part, _PART, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(part.stat(), os.fstat(descriptor)):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # whoever had it has given it its name, or removed it
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from casemate.errors import UsageError
-from casemate.image.oci.distribution import Blob, Repository, blob_of, writing
+from casemate.image.oci.distribution import Blob, Repository, alone, blob_of, writing
 from casemate.image.oci.manifest import MAX_DEPTH, descriptors, document, for_platform, is_index
 from casemate.image.oci.reference import Reference
 from casemate.image.oci.store import blob_name
@@ -97,6 +97,10 @@ def _fetch(
                 if progress is not None:
                     progress(base + done, total)
 
-            repository.download(blob, part, told)
-            part.rename(path)
+            with alone(part):
+                if path.exists() and path.stat().st_size == blob.size:
+                    part.unlink()  # somebody else has fetched it while we waited
+                else:
+                    repository.download(blob, part, told)
+                    part.rename(path)
         before += blob.size
