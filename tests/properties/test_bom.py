@@ -13,7 +13,8 @@ from tests.support.elf_files import elf
 from casemate.errors import MalformedError
 from casemate.image.bom.grammar import parse_bom_text
 from casemate.image.bytecode import bytecode
-from casemate.image.elf import expand_folders, loaded_part, read_needs
+from casemate.image.elf import loaded_part, read_needs
+from casemate.image.libraries import expand_folders
 
 BILL = """\
 excludes: [a]

@@ -13,17 +13,13 @@ from types import MappingProxyType
 from casemate.errors import MalformedError, UsageError
 from casemate.image.bom.assembly import OF, Assembly
 from casemate.image.bom.rules import loaded_by_name
-from casemate.image.elf import (
-    ElfNeeds,
+from casemate.image.elf import ElfNeeds, host_needs, loaded_part, looked_at, read_needs
+from casemate.image.libraries import (
     Library,
     LibrarySearch,
     SearchFolder,
     configured_folders,
     expand_folders,
-    host_needs,
-    loaded_part,
-    looked_at,
-    read_needs,
 )
 from casemate.image.tree import EntryKind, TreeEntry
 
