@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gzip
 import io
 import json
 import shutil
@@ -99,6 +100,7 @@ from casemate.serving.batching import parse_batching
 from casemate.serving.core import Core
 from casemate.serving.dtypes import BY_ONNX
 from casemate.serving.open_inference import OpenInferenceApi
+from casemate.serving.rest.coding import PIECE_BYTES, Unpacker
 from casemate.serving.rest.http import Request
 from casemate.serving.rest.open_inference import OpenInferenceRest
 from casemate.serving.rest.tensorflow import TensorFlowRest
@@ -208,6 +210,15 @@ def _rest(data: bytes) -> None:
     request = Request(method="POST", path=path, headers=headers, body=data[1:])
     served = OpenInferenceRest if path.startswith("/v2") else TensorFlowRest
     served(_core(), max_json_bytes=_MAX_TENSOR).answer(request, time.monotonic() + 60)
+
+
+def _unpacked(data: bytes) -> None:
+    """In two parts, as it may arrive."""
+    unpacker = Unpacker(b"gzip")
+    for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+        for piece in unpacker.pieces(part):
+            assert len(piece) <= PIECE_BYTES
+    unpacker.end()
 
 
 def _grpc(data: bytes) -> None:
@@ -689,6 +700,7 @@ TARGETS: Mapping[str, Target] = {
     "signatures": Target(run=_signatures, seeds=_given(_SIGNATURES)),
     "model-config": Target(run=parse_model_config, seeds=_given(_MODELS)),
     "serving-rest": Target(run=_rest, allowed=(MalformedError, RequestError), seeds=_given(*_REST)),
+    "serving-coding": Target(run=_unpacked, seeds=_given(gzip.compress(b"{}", mtime=0))),
     "serving-grpc": Target(
         run=_grpc, allowed=(MalformedError, RequestError), seeds=_given(_PREDICT, _INFER)
     ),

@@ -1,7 +1,14 @@
 """A server's connections are bounded, and idle ones make room."""
 
 import contextlib
+import gzip
+import re
 import socket
+import sys
+import zlib
+
+import pytest
+from tests.support.attested import wait_until
 
 from casemate.serving.rest.http import HttpServer, Limits, Response
 
@@ -45,3 +52,129 @@ def test_the_oldest_idle_connection_makes_room_and_a_busy_one_does_not():
     finally:
         server.close()
         listener.close()
+
+
+@contextlib.contextmanager
+def serving(handle=None, *, held_bytes=1 << 20, body_bytes=1 << 16):
+    limits = Limits(
+        body_bytes=body_bytes, held_bytes=held_bytes, connections=50, seconds=20, threads=2
+    )
+    told = []
+
+    def answer(request):
+        told.append(request)
+        return handle(request) if handle else Response(status=200, body=request.body)
+
+    server = HttpServer(answer, limits)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server.listen(listener, None)
+    try:
+        yield listener.getsockname(), told
+    finally:
+        server.close()
+        listener.close()
+
+
+def exchange(address, content):
+    """What comes back until the server closes, or has answered and waits."""
+    with connected(address) as connection:
+        connection.sendall(content)
+        connection.settimeout(2)
+        received = b""
+        with contextlib.suppress(TimeoutError, ConnectionResetError):
+            while chunk := connection.recv(65536):
+                received += chunk
+                head, end, body = received.partition(b"\r\n\r\n")
+                size = re.search(rb"Content-Length: (\d+)", head)
+                if end and size and len(body) >= int(size[1]) and b"close" not in head:
+                    break
+        return received
+
+
+def post(body, *headers, target=b"/x"):
+    lines = [b"POST " + target + b" HTTP/1.1", b"Host: x", *headers]
+    return b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body])
+
+
+@pytest.mark.parametrize(
+    ("status", "line"), [(200, b"200 OK"), (404, b"404 Not Found"), (499, b"499 Client Closed")]
+)
+def test_a_status_says_what_it_means(status, line):
+    with serving(lambda request: Response(status=status, body=b"")) as (address, _):
+        assert exchange(address, post(b"")).startswith(b"HTTP/1.1 " + line)
+
+
+def test_a_target_may_name_the_server_as_through_a_proxy():
+    with serving() as (address, told):
+        for target in (b"http://x:1/v2?y", b"HTTPS://x/v2", b"http://x"):
+            assert b"200" in exchange(address, post(b"", target=target))
+        assert [request.path for request in told] == ["/v2", "/v2", "/"]
+
+
+def test_a_request_with_two_lengths_is_refused_and_ends_the_connection():
+    """A proxy before the server might take the other one, and see other requests than it."""
+    content = post(b"0\r\n\r\n", b"Transfer-Encoding: chunked")
+    with serving() as (address, told):
+        received = exchange(address, content + post(b""))
+        assert received.startswith(b"HTTP/1.1 400 ")
+        assert received.count(b"HTTP/1.1") == 1
+        assert not told
+
+
+@pytest.mark.parametrize(
+    ("name", "compress"),
+    [(b"gzip", gzip.compress), (b"X-Gzip", gzip.compress), (b"deflate", zlib.compress)],
+)
+def test_a_compressed_body_is_unpacked(name, compress):
+    given = b'{"instances": [1]}' * 3000
+    with serving() as (address, told):
+        content = post(compress(given), b"Content-Encoding: " + name)
+        assert exchange(address, content).endswith(given)
+        assert told[0].body == given
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (gzip.compress(b"0" * (10 << 20)), (b"Content-Encoding: gzip",), b"413"),
+        (gzip.compress(b"0" * 1000)[:-3], (b"Content-Encoding: gzip",), b"400"),
+        (gzip.compress(b"0") + b"more", (b"Content-Encoding: gzip",), b"400"),
+        (b"", (b"Content-Encoding: gzip",), b"400"),
+        (b"junk", (b"Content-Encoding: gzip",), b"400"),
+        (b"junk", (b"Content-Encoding: br",), b"415"),
+        (b"junk", (b"Content-Encoding: gzip, gzip",), b"415"),
+    ],
+    ids=["bomb", "cut", "more", "empty", "junk", "other", "twice"],
+)
+def test_what_cannot_be_unpacked_or_grows_too_large_is_refused(body, headers, status):
+    with serving() as (address, told):
+        assert exchange(address, post(body, *headers)).startswith(b"HTTP/1.1 " + status)
+        assert not told
+
+
+def test_answers_that_nobody_reads_are_bounded_together():
+    size = 8 << 20  # more than the system's own buffers take
+    answer = Response(status=200, body=bytes(size))
+    with serving(lambda request: answer, held_bytes=3 * size + size // 2) as (address, told):
+        lazy = [connected(address) for _ in range(3)]
+        for number, each in enumerate(lazy, 1):
+            each.sendall(post(b""))
+            wait_until(lambda number=number: len(told) == number)
+            assert each.recv(10) == b"HTTP/1.1 2"
+        assert exchange(address, post(b"")).startswith(b"HTTP/1.1 429 ")
+        for each in lazy:
+            each.close()
+        wait_until(lambda: exchange(address, post(b"")).startswith(b"HTTP/1.1 200 "))
+
+
+def test_a_request_is_let_go_of_before_its_answer_is_read():
+    answer = Response(status=200, body=bytes(8 << 20))
+    small = 1 << 20  # less than the answer alone: one has to be given all the same
+    with (
+        serving(lambda request: answer, held_bytes=small) as (address, told),
+        connected(address) as lazy,
+    ):
+        lazy.sendall(post(b"x" * 1000))
+        assert lazy.recv(10) == b"HTTP/1.1 2"
+        request = told.pop()
+        wait_until(lambda: sys.getrefcount(request) == 2)  # ours, and the call's own

@@ -120,6 +120,20 @@ def test_metrics_have_the_references_names_and_nothing_of_requests(server):
     assert CANARY not in page
 
 
+def count(server, model, status):
+    _, content, _ = ask(server, "GET", "/monitoring/prometheus/metrics")
+    line = rf':tensorflow:serving:request_count\{{model_name="{model}",status="{status}"\}} (\d+)'
+    found = re.search(line, content.decode())
+    return int(found[1]) if found else 0
+
+
+@pytest.mark.parametrize("path", [PREDICT, "/v1/models/m:regress", "/v2/models/m/infer"])
+def test_a_refused_request_counts_for_its_model(server, path):
+    before = count(server, "m", "INVALID_ARGUMENT")
+    assert ask(server, "POST", path, b"{")[0] == 400
+    assert count(server, "m", "INVALID_ARGUMENT") == before + 1
+
+
 def raw(server, content, *, until=b"}"):
     """Send bytes; what comes back until that, or until the server closes."""
     with connect(server) as connection:
@@ -142,7 +156,7 @@ def raw(server, content, *, until=b"}"):
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", b"400"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", b"400"),
         (
-            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Encoding: br\r\nContent-Length: 0\r\n\r\n",
             b"415",
         ),
         (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),

@@ -118,6 +118,13 @@ def test_bytes_are_base64_both_ways(tmp_path):
     }
 
 
+@pytest.mark.parametrize("text", ["aGkh\naG8=\n", "aGkhaG8", " aGkh aG8= "])
+def test_base64_may_come_in_lines_and_without_its_padding(tmp_path, text):
+    """As TensorFlow Serving takes it, and Python's ``encodebytes`` gives it."""
+    served = rest(tmp_path, identity_model(TensorProto.STRING))
+    assert ask(served, PREDICT, {"instances": [{"b64": text}]}) == {"predictions": ["hi!ho"]}
+
+
 def test_a_picture_comes_as_base64(tmp_path):
     model = identity_model(TensorProto.UINT8, ["n", 1, 1, 3], inputs=("p",))
     signature = {"serving_default": {"inputs": {"image": {"tensor": "p", "picture": {}}}}}
@@ -155,6 +162,32 @@ def test_classification_and_regression(tmp_path):
         {"signature_name": "r", "examples": [{}], "context": {"x": 1.5}},
     )  # fmt: skip
     assert regressed == {"results": [1.5]}
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [("classify", b'{"results":[[["cat",0.1]]]}'), ("regress", b'{"results":[0.1]}')],
+)
+def test_scores_and_values_are_written_with_the_fewest_digits(tmp_path, method, answer):
+    name, labels = ("scores", ["cat"]) if method == "classify" else ("outputs", None)
+    signature = {"method": method, "outputs": {name: "x_out"}}
+    if labels:
+        signature["classes"] = labels
+    served = rest(tmp_path, identity_model(shape=["n", 1]), {"serving_default": signature})
+    request = Request(
+        method="POST",
+        path=f"/v1/models/m:{method}",
+        headers={},
+        body=b'{"examples": [{"x": 0.1}]}',
+    )
+    *_, response = served.answer(request, time.monotonic() + 60)
+    assert response.body == answer
+
+
+def test_columns_that_no_input_is_named_after_are_left_alone(two):
+    """As TensorFlow Serving does; a row of such is refused there, too."""
+    columns = {"a": [1], "b": [2], "note": "mine"}
+    assert ask(two, PREDICT, {"inputs": columns}) == {"outputs": {"a_out": [1.0], "b_out": [2.0]}}
 
 
 def test_status_and_metadata_have_the_references_form(one):

@@ -16,10 +16,14 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
 import h11
+
+from casemate.errors import MalformedError
+from casemate.serving.rest.coding import Unpacker
 
 _HEADER_BYTES: Final = 64 << 10
 _READ_BYTES: Final = 256 << 10
@@ -29,7 +33,11 @@ _BACKLOG: Final = 1024
 _TLS_BUFFER_BYTES: Final = 64 << 10
 _HANDSHAKE_SECONDS: Final = 10.0
 _LOG: Final = logging.getLogger(__name__)
-_REASONS: Final = {408: b"Request Timeout", 413: b"Content Too Large", 429: b"Too Many Requests"}
+_REASONS: Final = {
+    **{status.value: status.phrase.encode() for status in HTTPStatus},
+    413: b"Content Too Large",
+    499: b"Client Closed Request",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +83,7 @@ class Limits:
 
     Args:
         body_bytes: of one request.
-        held_bytes: of all requests that are arriving or worked on.
+        held_bytes: of all requests that are arriving or worked on, and of answers that are read.
         connections: at once.
         seconds: for a request to arrive, to be answered, and for the answer to be read; each.
         threads: requests that are worked on at the same time.
@@ -226,8 +234,16 @@ class HttpServer:
         except TimeoutError:
             await self._refuse(connection, _RefusedError(504, "the answer took too long"))
             return False
-        await self._send(connection, response, head=request.method == "HEAD")
+        head = request.method == "HEAD"
+        # The client alone decides how long it reads; what it sent isn't kept for that.
         del request
+        self._release(connection)
+        if self._held and self._held + len(response.body) > self._limits.held_bytes:
+            await self._refuse(connection, _RefusedError(429, "too many answers aren't read"))
+            return False
+        self._held += len(response.body)
+        connection.held += len(response.body)
+        await self._send(connection, response, head=head)
         self._release(connection)
         connection.busy = False
         if connection.protocol.our_state is h11.MUST_CLOSE or self._closing:
@@ -241,9 +257,10 @@ class HttpServer:
         if head is None:
             return None
         connection.headers = MappingProxyType(dict(head.headers))
-        if connection.headers.get(b"content-encoding", b"identity") != b"identity":
-            raise _RefusedError(415, "a content encoding")
         length = connection.headers.get(b"content-length")
+        if length is not None and b"transfer-encoding" in connection.headers:
+            # A proxy on the way may have heeded the other one (RFC 9112, section 6.1).
+            raise _RefusedError(400, "both a Content-Length and a Transfer-Encoding")
         if length is not None and int(length) > self._limits.body_bytes:
             raise _RefusedError(413, f"more than {self._limits.body_bytes} bytes")
         try:
@@ -254,9 +271,11 @@ class HttpServer:
                 body = await self._body(connection)
         except TimeoutError:
             raise _RefusedError(408, "the request took too long to arrive") from None
+        except MalformedError as error:
+            raise _RefusedError(400, f"{error} [{error.code}]") from error
         return Request(
             method=head.method.decode("ascii"),
-            path=head.target.decode("ascii").partition("?")[0],
+            path=_path(head.target.decode("ascii")),
             headers=connection.headers,
             body=body,
         )
@@ -281,18 +300,25 @@ class HttpServer:
 
     async def _body(self, connection: _Connection) -> bytes:
         protocol, parts, size = connection.protocol, [], 0
+        unpacker = _unpacker(connection.headers)
         while True:
             event = protocol.next_event()
             if event is h11.NEED_DATA:
                 data = await connection.reader.read(_READ_BYTES)
                 protocol.receive_data(data)
             elif isinstance(event, h11.Data):
-                size += len(event.data)
-                if size > self._limits.body_bytes:
-                    raise _RefusedError(413, f"more than {self._limits.body_bytes} bytes")
-                self._hold(connection, len(event.data))
-                parts.append(bytes(event.data))
+                data = bytes(event.data)
+                for piece in unpacker.pieces(data) if unpacker else (data,):
+                    size += len(piece)
+                    if size > self._limits.body_bytes:
+                        raise _RefusedError(413, f"more than {self._limits.body_bytes} bytes")
+                    self._hold(connection, len(piece))
+                    parts.append(piece)
+                    if unpacker:  # others get their turn between pieces
+                        await asyncio.sleep(0)
             elif isinstance(event, h11.EndOfMessage):
+                if unpacker:
+                    unpacker.end()
                 return b"".join(parts)
             else:
                 raise ConnectionError("the client went away")
@@ -342,3 +368,23 @@ class HttpServer:
     def _release(self, connection: _Connection) -> None:
         self._held -= connection.held
         connection.held = 0
+
+
+def _unpacker(headers: Mapping[bytes, bytes]) -> Unpacker | None:
+    """What unpacks the body; None where it comes as it is."""
+    coding = headers.get(b"content-encoding", b"identity")
+    if coding == b"identity":
+        return None
+    try:
+        return Unpacker(coding)
+    except KeyError:
+        message = "a Content-Encoding other than gzip, deflate and identity"
+        raise _RefusedError(415, message) from None
+
+
+def _path(target: str) -> str:
+    """The path that a request's target names, which may name the server before it."""
+    path = target.partition("?")[0]
+    if not path.startswith("/") and "://" in path:
+        path = "/" + path.partition("://")[2].partition("/")[2]
+    return path

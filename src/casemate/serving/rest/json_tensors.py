@@ -170,8 +170,14 @@ def decode_string(value: Json, name: str) -> str | bytes:
         return value
     if is_bytes(value):
         assert isinstance(value, dict)
+        text = str(value[B64])
+        with contextlib.suppress(binascii.Error, ValueError):
+            return base64.b64decode(text, validate=True)
+        # As TensorFlow Serving takes it: in lines, and without its padding.
+        text = "".join(text.split())
+        padding = "" if text.endswith("=") else "=" * (-len(text) % 4)
         try:
-            return base64.b64decode(str(value[B64]), validate=True)
+            return base64.b64decode(text + padding, validate=True)
         except (binascii.Error, ValueError) as error:
             raise wrong(name, "base64", "other text") from error
     raise wrong(name, 'a string or {"b64": "…"}', type(value).__name__)

@@ -100,6 +100,13 @@ class OpenInferenceRest:
             return name, "", Response(status=200 if ready else 503, body=body)
         return name, "", Response(status=200, body=self._metadata(name, version))
 
+    def subject(self, request: Request) -> tuple[str, str]:
+        """The model and the method that a request names, whatever else is wrong with it."""
+        found = _MODEL.fullmatch(request.path)
+        if found is None or found["what"] != "/infer":
+            return "", ""
+        return urllib.parse.unquote(found["name"]), "ModelInfer"
+
     def _server(self, request: Request) -> Response | None:
         if request.path == "/v2/health/live":
             return Response(status=200, body=write({"live": True}))

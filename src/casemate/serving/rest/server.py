@@ -113,11 +113,13 @@ class RestServer:
             model, api, response = self._answer(request)
         except CasemateError as error:
             code = status_of(error)
+            model, api = self._rest_for(request).subject(request)
             response = _failed(code, f"{error} [{error.code}]")
         except Exception as error:  # noqa: BLE001 (the process's edge)
             # The type alone: an error's text may hold what the client sent.
             _LOG.error("a request failed inside the server: %s", type(error).__name__)
             code = Code.INTERNAL
+            model, api = self._rest_for(request).subject(request)
             response = _failed(code, "the model server failed on this request")
         if request.method == "POST":
             elapsed = time.perf_counter() - started
@@ -133,10 +135,9 @@ class RestServer:
 
     def _answer(self, request: Request) -> tuple[str, str, Response]:
         deadline = time.monotonic() + self._options.seconds
-        version_2 = request.path == "/v2" or request.path.startswith("/v2/")
-        if not version_2 and not request.path.lower().startswith("/v1/"):
+        rest = self._rest_for(request)
+        if rest is self._tensorflow and not request.path.lower().startswith("/v1/"):
             return "", "", Response(status=404, body=write({"error": "Not Found"}))
-        rest = self._open_inference if version_2 else self._tensorflow
         if request.method != "POST":
             return rest.answer(request, deadline)
         self._gate.enter()
@@ -145,6 +146,10 @@ class RestServer:
         finally:
             self._gate.computed()
             self._gate.leave()
+
+    def _rest_for(self, request: Request) -> TensorFlowRest | OpenInferenceRest:
+        version_2 = request.path == "/v2" or request.path.startswith("/v2/")
+        return self._open_inference if version_2 else self._tensorflow
 
     def _known(self, model: str) -> str:
         return model if model in self._core.models.names() else ""

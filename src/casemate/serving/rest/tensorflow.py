@@ -89,6 +89,11 @@ class TensorFlowRest:
             body = self._examples(spec, method, document, deadline)
         return spec.name, method.capitalize(), Response(status=200, body=body)
 
+    def subject(self, request: Request) -> tuple[str, str]:
+        """The model and the method that a request names, whatever else is wrong with it."""
+        found = _ASK.fullmatch(request.path)
+        return (_spec(found).name, found["method"].capitalize()) if found else ("", "")
+
     def _predict(
         self, spec: wire.ModelSpec, document: Mapping[str, Json], deadline: float
     ) -> bytes:
@@ -128,11 +133,13 @@ class TensorFlowRest:
             context=_features(context, "context"),
         )
         answer = self._api.ask_examples(spec, method, examples, deadline)
+        # As the float32 that they are, for the fewest digits.
         if method == "regress":
-            values: list[Writable] = [*values_of(answer, len(listed))]
-            return write({"results": values})
-        rows = classes_of(answer, len(listed))
-        classes: list[Writable] = [[[label, score] for label, score in row] for row in rows]
+            return write({"results": np.array(values_of(answer, len(listed)), np.float32)})
+        classes: list[Writable] = []
+        for row in classes_of(answer, len(listed)):
+            scores = np.array([score for _, score in row], np.float32)
+            classes.append([[label, score] for (label, _), score in zip(row, scores, strict=True)])
         return write({"results": classes})
 
     def _status(self, spec: wire.ModelSpec) -> bytes:
@@ -178,7 +185,7 @@ def _named(inputs: Json, signature: Signature) -> dict[str, Json]:
     """Column by column: each input's values, all at once."""
     if not isinstance(inputs, dict) or is_bytes(inputs):
         return {_only(signature, "inputs"): inputs}
-    if inputs.keys() != signature.inputs.keys():
+    if not signature.inputs.keys() <= inputs.keys():
         raise key_error("inputs", inputs, ", ".join(signature.inputs))
     return inputs
 
