@@ -245,6 +245,13 @@ def test_parameters_are_read_and_defaults_are_the_references():
     )
 
 
+def test_the_size_of_parts_counts_where_requests_are_cut_up():
+    given = b"max_batch_size { value: 9 } max_execution_batch_size { value: 4 }"
+    assert parse_batching(given, cores=1).max_batch_size == 9
+    given += b" enable_large_batch_splitting { value: true } allowed_batch_sizes: 4"
+    assert parse_batching(given, cores=1).max_batch_size == 4
+
+
 @pytest.mark.parametrize(
     ("text", "field"),
     [

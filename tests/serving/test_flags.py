@@ -32,6 +32,20 @@ def test_two_requests_a_core_are_worked_on():
 
 
 @pytest.mark.parametrize(
+    ("given", "seconds"), [("-1", 0), ("0", 0), ("1500000", 1.5), ("3600000000", 3600)]
+)
+def test_a_load_is_tried_again_after_as_long_as_one_likes(given, seconds):
+    flags = parse_flags(["--model_base_path=/m", f"--load_retry_interval_micros={given}"])
+    assert flags.load_retry_seconds == seconds
+
+
+@pytest.mark.parametrize("tags", ["serve", "", " serve "])
+def test_the_tag_that_is_served_anyway_may_be_asked_for(tags):
+    flags = parse_flags(["--model_base_path=/m", f"--saved_model_tags={tags}"])
+    assert [name for name, _ in flags.without_effect] == ["--saved_model_tags"]
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["--model_base_path=/m", "--enable_everything=1"], "--enable_everything"),
@@ -43,6 +57,10 @@ def test_two_requests_a_core_are_worked_on():
         (["--model_base_path=/m", "--port=-1"], "whole number"),
         (["--model_base_path=/m", "--port=٩"], "whole number"),
         (["--model_base_path=/m", "--model_na=x"], "--model_na"),
+        (["--model_base_path=/m", "--saved_model_tags=serve,gpu"], "--saved_model_tags"),
+        (["--model_base_path=/m", "--saved_model_tags=train"], "tagged serve"),
+        (["--model_base_path=/m", "--load_retry_interval_micros=-"], "whole number"),
+        (["--model_base_path=/m", f"--load_retry_interval_micros={10**12}"], "whole number"),
     ],
 )
 def test_a_flag_that_is_wrong_is_named(arguments, named):

@@ -74,7 +74,8 @@ def parse_batching(content: bytes, *, cores: int) -> BatchingOptions:
         return value
 
     size = number("max_batch_size", 1000, 1, _MAX_BATCH)
-    if given.HasField("max_execution_batch_size"):
+    # As with TensorFlow Serving it counts where large requests are cut up, and nowhere else.
+    if given.enable_large_batch_splitting.value and given.HasField("max_execution_batch_size"):
         size = min(size, number("max_execution_batch_size", size, 1, _MAX_BATCH))
     allowed = tuple(given.allowed_batch_sizes)
     if allowed and (list(allowed) != sorted(set(allowed)) or allowed[0] < 1 or allowed[-1] != size):

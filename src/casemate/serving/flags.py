@@ -26,7 +26,6 @@ _HARMLESS: Final = {
     "num_unload_threads": "unloading takes no time",
     "flush_filesystem_caches": "the system looks after its caches",
     "per_process_gpu_memory_fraction": "models run on processors",
-    "saved_model_tags": "of a SavedModel, the graph tagged serve is served",
     "remove_unused_fields_from_bundle_metagraph": "an ONNX model has no such fields",
     "num_tflite_pools": "there is no TensorFlow Lite here",
     "num_tflite_interpreters_per_pool": "there is no TensorFlow Lite here",
@@ -46,8 +45,12 @@ _ABSENT: Final = {
     "tensorflow_session_config_file": "set threads with --tensorflow_intra_op_parallelism",
     "thread_pool_factory_config_file": "set threads with --tensorflow_intra_op_parallelism",
     "mixed_precision": "a model is computed as it is",
+    "saved_model_tags": "of a SavedModel, the graph tagged serve is served",
 }
 _OFF: Final = ("", "0", "false", "False")
+# Of those, one that asks for what is there anyway.
+_TAGS: Final = "saved_model_tags"
+_SERVED_TAG: Final = "serve"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +201,8 @@ def _without_effect(values: argparse.Namespace) -> tuple[tuple[str, str], ...]:
     """
     for name, reason in _ABSENT.items():
         given = getattr(values, name)
+        if name == _TAGS and given is not None and given.strip() == _SERVED_TAG:
+            continue
         if given is not None and given not in _OFF:
             raise _flag_error(f"--{name} isn't supported: {reason}")
     return tuple(
@@ -278,12 +283,12 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
         help="how often the folders are looked at for new versions (1; 0: once)",
     )  # fmt: skip
     add(
-        "--max_num_load_retries", type=_whole(0, 1000), default=5, metavar="N",
+        "--max_num_load_retries", type=_whole(0, 999_999_999), default=5, metavar="N",
         help="further tries for a version that doesn't load (5)",
     )  # fmt: skip
     add(
-        "--load_retry_interval_micros", type=_whole(0, 999_999_999), default=60_000_000,
-        metavar="US", help="time between tries (60000000)",
+        "--load_retry_interval_micros", type=_micros, default=60_000_000,
+        metavar="US", help="time between tries (60000000; below 0: none)",
     )  # fmt: skip
     add(
         "--allowed_operations", default="", metavar="LIST",
@@ -367,6 +372,19 @@ def _boolean(text: str) -> bool:
     if text in ("false", "False", "0"):
         return False
     raise argparse.ArgumentTypeError(f"expected true or false, got {text[:40]!r}")
+
+
+def _micros(text: str) -> int:
+    """Up to a day, in microseconds; below 0 is 0."""
+    negative = text.startswith("-")
+    bare = text.removeprefix("-")
+    if bare.isascii() and bare.isdigit() and len(bare) <= 11:
+        value = 0 if negative else int(bare)
+        if value <= _DAY * 1_000_000:
+            return value
+    raise argparse.ArgumentTypeError(
+        f"expected a whole number up to {_DAY * 1_000_000}, got {text[:40]!r}"
+    )
 
 
 def _rest_port(text: str) -> int | None:

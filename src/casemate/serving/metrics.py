@@ -189,7 +189,8 @@ class _Histogram:
                 below += count
                 limit = "+Inf" if bound == math.inf else f"{bound:g}"
                 yield f'{self._name}_bucket{{{shown},le="{limit}"}} {below}'
-            yield f"{self._name}_sum{{{shown}}} {total:g}"
+            # Every digit: a rate is the difference of two, and theirs may be the last ones.
+            yield f"{self._name}_sum{{{shown}}} {total!r}"
             yield f"{self._name}_count{{{shown}}} {below}"
 
 
