@@ -1,5 +1,7 @@
 """The server as a process: every method, every refusal, and how it stops."""
 
+import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -342,6 +344,37 @@ def test_a_taken_port_ends_it_with_6(tmp_path):
         done = _refused(f"--model_base_path={base}", "--host=127.0.0.1", f"--port={port}")
     assert done.returncode == 6
     assert "can't listen" in done.stderr
+
+
+def test_a_socket_that_cannot_be_made_is_named(tmp_path):
+    base = put_model(tmp_path / "m", identity_model())
+    path = tmp_path / "absent" / "socket"
+    done = _refused(f"--model_base_path={base}", "--port=0", f"--grpc_socket_path={path}")
+    assert done.returncode == 6
+    assert f"can't listen on unix:{path}" in done.stderr
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_a_unix_socket_has_the_ports_tls(tmp_path, tls):
+    """Else whoever may not ask at the port, for want of a certificate, asks there."""
+    base = put_model(tmp_path / "m", identity_model())
+    path = tmp_path / "socket"
+    flags = (f"--grpc_socket_path={path}", "--log_format=json")
+    status = wire.GetModelStatusRequest(model_spec={"name": "resnet"})
+    with running(base, tmp_path, *flags, tls=tls) as started:
+        with grpc.insecure_channel(f"unix:{path}") as plain:
+            answered = False
+            with contextlib.suppress(grpc.RpcError):
+                ask(plain, STATUS, status, wire.GetModelStatusResponse)
+                answered = True
+            assert answered is not tls
+        if tls:
+            trusted = grpc.ssl_channel_credentials(started.certificate)
+            name = [("grpc.ssl_target_name_override", "localhost")]
+            with grpc.secure_channel(f"unix:{path}", trusted, name) as private:
+                ask(private, STATUS, status, wire.GetModelStatusResponse)
+        for line in started.log.read_text().splitlines():
+            json.loads(line)  # a handshake that failed included: it isn't worth a line
 
 
 def test_it_needs_no_library_of_the_rest_of_casemate():

@@ -83,7 +83,10 @@ class GrpcServer:
             options=_options(flags),
             maximum_concurrent_rpcs=_threads(flags),
         )
-        self.port = self._open(address, flags.grpc_socket_path, tls)
+        credentials = _credentials(tls) if tls is not None else None
+        if flags.grpc_socket_path:
+            self._open(f"unix:{flags.grpc_socket_path}", credentials, "grpc_socket_path")
+        self.port = self._open(address, credentials, "port")
 
     def start(self) -> None:
         """Begin to answer."""
@@ -100,20 +103,18 @@ class GrpcServer:
         self._server.stop(None).wait()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _open(self, address: str, socket_path: str, tls: SSLConfig | None) -> int:
+    def _open(self, address: str, credentials: grpc.ServerCredentials | None, field: str) -> int:
         try:
-            if socket_path:
-                self._server.add_insecure_port(f"unix:{socket_path}")
-            if tls is None:
+            if credentials is None:
                 port = self._server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(address, _credentials(tls))
+                port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise UnavailableError(
                 "serving.port",
                 f"can't listen on {address}",
-                field="port",
-                remedy="Is another server there, the port reserved, "
+                field=field,
+                remedy="Is another server there, the port reserved, the socket's folder absent, "
                 "or the TLS key not that of the certificate?",
             ) from error
         return int(port)
