@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -455,6 +456,37 @@ def test_a_tree_is_copied_and_then_only_what_changed(tmp_path: Path) -> None:
     assert json.loads(casemate(*source, "--json").stdout)["changed"] == 3
     assert (tmp_path / "out/b/c").read_text() == "C"
     assert json.loads(casemate(*source, "--json").stdout)["changed"] == 0
+
+
+def test_what_can_be_sealed_can_be_copied(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/w.pkl").write_bytes(b"\x80\x04.")
+    copy = ("image", "copy", f"model:{tmp_path / 'model'}", tmp_path / "out")
+    assert "model.code" in casemate(*copy, code=2).stderr
+    casemate(*copy, "--allow-pickle")
+    assert (tmp_path / "out/w.pkl").exists()
+    for name in ("--decryption-key", "--auth-file", "--ca-file", "--plain-http"):
+        assert name in casemate("image", "copy", "--help").stdout
+
+
+def test_how_far_it_is_is_shown_on_a_terminal_alone(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/large").touch()
+    os.truncate(tmp_path / "tree/large", 80 << 20)
+    command = [*_CASEMATE, "image", "copy", str(tmp_path / "tree"), str(tmp_path / "out")]
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        command, stderr=its, stdout=subprocess.PIPE, env={**os.environ, "TERM": "xterm"}
+    ) as program:
+        os.close(its)
+        said = b""
+        with contextlib.suppress(OSError):  # how a terminal ends
+            while piece := os.read(ours, 4096):
+                said += piece
+        assert program.wait(20) == 0
+    os.close(ours)
+    assert b"copying" in said
+    assert "copying" not in casemate(*command[len(_CASEMATE) :]).stderr
 
 
 def test_a_doctor_says_what_is_probably_missing(tmp_path: Path) -> None:

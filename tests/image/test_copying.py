@@ -58,6 +58,26 @@ def test_only_what_changed_is_written_and_other_files_stay(tmp_path, tree):
     assert (folder / "stranger").exists()
 
 
+def test_how_far_it_is_can_be_told(tmp_path, tree):
+    large = tmp_path / "large"
+    large.touch()
+    os.truncate(large, 65 << 20)
+    tree.append(file("large", large))
+    total = sum(entry.size for entry in tree)
+
+    def told():
+        calls = []
+        steps(tree, tmp_path / "image", progress=lambda *call: calls.append(call))
+        assert calls == sorted(calls)
+        assert calls[-1] == (total, total)
+        return calls
+
+    assert any(64 << 20 <= done < total for done, _ in told()), "a large file isn't told of within"
+    (tmp_path / "source").write_bytes(b"CONTENT")  # what is there already counts as done
+    (tmp_path / "image/program").chmod(0o700)
+    assert told()
+
+
 def test_more_files_than_are_written_at_once_come_in_order(tmp_path):
     big = tmp_path / "big"
     big.write_bytes(bytes(range(256)) * 40_000)

@@ -40,6 +40,11 @@ def test_insisting_is_obeyed_for_every_image() -> None:
 def test_insisting_on_a_mount_where_there_is_none_is_refused() -> None:
     error = refusal(OpenChoice.MOUNT, no_mount="no /dev/fuse")
     assert (error.code, error.got) == ("image.open", "no /dev/fuse")
+    assert "EROFS" not in str(error)
+    error = refusal(OpenChoice.EROFS, no_mount="Permission denied")
+    assert "through EROFS here" in error.message
+    assert "loop device" in (error.expected or "")
+    assert "--open mount" in (error.remedy or "")
 
 
 def test_what_cannot_be_mounted_is_extracted_and_the_reason_told() -> None:

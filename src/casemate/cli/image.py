@@ -13,7 +13,14 @@ from pathlib import Path
 import click
 
 from casemate.cli.image_registry import pull, push, registry_access
-from casemate.cli.image_source import copy, decryption_keys, doctor, export, include_dirs
+from casemate.cli.image_source import (
+    allow_pickle,
+    copy,
+    decryption_keys,
+    doctor,
+    export,
+    include_dirs,
+)
 from casemate.cli.progress import progress_bars
 from casemate.encoding import decode_hex
 from casemate.errors import CasemateError, UsageError
@@ -92,10 +99,7 @@ Examples:
     "--max-size", type=click.IntRange(1), default=DEFAULT_LIMIT, metavar="BYTES",
     help="What a container image may unpack to.  [default: 64 GiB]",
 )  # fmt: skip
-@click.option(
-    "--allow-pickle", is_flag=True,
-    help="INSECURE: of a model, take files that run code when they are loaded.",
-)  # fmt: skip
+@allow_pickle
 @include_dirs
 @decryption_keys
 @registry_access

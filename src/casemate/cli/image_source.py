@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -33,6 +34,11 @@ decryption_keys = click.option(
     multiple=True,
     help="Private key (PEM) for encrypted layers of a container image. May be given several times.",
 )
+allow_pickle = click.option(
+    "--allow-pickle",
+    is_flag=True,
+    help="INSECURE: of a model, take files that run code when they are loaded.",
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 
 
@@ -40,27 +46,43 @@ _json = click.option("--json", "as_json", is_flag=True, help="Report as JSON on 
 @click.argument("source")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Tell what would be done, and do nothing.")
+@allow_pickle
 @include_dirs
+@decryption_keys
+@registry_access
 @_json
 def copy(
-    source: str, folder: Path, dry_run: bool, include_dirs: tuple[Path, ...], as_json: bool
+    access: RegistryAccess,
+    source: str,
+    folder: Path,
+    dry_run: bool,
+    allow_pickle: bool,
+    include_dirs: tuple[Path, ...],
+    decryption_keys: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
     """Copy the tree of SOURCE into FOLDER: only what has changed there since the last time.
 
     SOURCE is what `casemate image seal` takes. What FOLDER has beyond it stays. To seal a bill no
     copy is needed; a copy is for looking at, and for tools that want a folder.
     """
-    tree = read_source(source, include_dirs=include_dirs)
+    with progress_bars() as bar:
+        tree = read_source(
+            source, include_dirs=include_dirs, access=access, decryption_keys=decryption_keys,
+            allow_pickle=allow_pickle, progress=bar("reading"),
+        )  # fmt: skip
     for warning in tree.warnings:
         click.echo(f"casemate: warning: {printable(warning)}", err=True)
     done, size = 0, 0
-    for step in copy_tree(tree.entries, folder, dry_run=dry_run):
-        done, size = done + 1, size + step.size
-        if dry_run and not as_json:
-            what = f"{step.action.value:<8} {step.kind.value:<9} {step.size:>12}"
-            click.echo(f"{what} {printable(step.path)}")
-        elif dry_run:
-            click.echo(json.dumps(dataclasses.asdict(step)))
+    with contextlib.ExitStack() as stack:
+        progress = None if dry_run else stack.enter_context(progress_bars())("copying")
+        for step in copy_tree(tree.entries, folder, dry_run=dry_run, progress=progress):
+            done, size = done + 1, size + step.size
+            if dry_run and not as_json:
+                what = f"{step.action.value:<8} {step.kind.value:<9} {step.size:>12}"
+                click.echo(f"{what} {printable(step.path)}")
+            elif dry_run:
+                click.echo(json.dumps(dataclasses.asdict(step)))
     if not dry_run and as_json:
         click.echo(json.dumps({"folder": str(folder), "changed": done, "written": size}))
     would = "would be " if dry_run else ""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SECONDS = 0.05  # some tell of every small file
 
 
 @contextmanager
@@ -25,9 +28,14 @@ def progress_bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
 
     def bar(what: str) -> Callable[[int, int], None]:
         task = bars.add_task(what, total=None)
+        shown = 0.0
 
         def update(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total)
+            nonlocal shown
+            now = time.monotonic()
+            if not bars.disable and (done >= total or now - shown > _SECONDS):
+                shown = now
+                bars.update(task, completed=done, total=total)
 
         return update
 

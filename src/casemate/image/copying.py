@@ -23,8 +23,10 @@ from pathlib import Path
 from casemate.errors import UsageError
 from casemate.image.content import content_pieces
 from casemate.image.tree import EntryKind, FilePart, TreeEntry, normalised
+from casemate.image.workers import Meter, Progress
 
 _PIECE = 1 << 20
+_LARGE = 64 << 20  # is copied by one call, and then told of
 _RAISED = 0o6000
 _THREADS = 2
 # A thread is given so many files at once, or so many bytes; and so many such are under way.
@@ -60,7 +62,11 @@ class Step:
 
 
 def copy_tree(
-    entries: Iterable[TreeEntry], folder: Path, *, dry_run: bool = False
+    entries: Iterable[TreeEntry],
+    folder: Path,
+    *,
+    dry_run: bool = False,
+    progress: Progress | None = None,
 ) -> Iterator[Step]:
     """Make a folder hold a tree. Each step is done before it is given, but for modes of folders.
 
@@ -70,18 +76,20 @@ def copy_tree(
         entries: the tree.
         folder: where to; made if it isn't there.
         dry_run: tell the steps and take none.
+        progress: called with (bytes done, bytes to do); what is there already counts as done.
 
     Raises:
         UsageError: ``image.tree`` for a tree that can't be; ``image.destination`` where the folder
             can't be written.
     """
     ordered = normalised(entries)
+    meter = Meter(sum(entry.size for entry in ordered), progress)
     try:
         if dry_run:
-            yield from (step for step, _ in _steps(ordered, folder))
+            yield from (step for step, _ in _steps(ordered, folder, meter))
             return
         folder.mkdir(parents=True, exist_ok=True)
-        yield from _taken(ordered, folder)
+        yield from _taken(ordered, folder, meter)
     except OSError as error:
         raise UsageError(
             "image.destination",
@@ -92,7 +100,9 @@ def copy_tree(
         ) from error
 
 
-def _steps(ordered: Iterable[TreeEntry], folder: Path) -> Iterator[tuple[Step, TreeEntry]]:
+def _steps(
+    ordered: Iterable[TreeEntry], folder: Path, meter: Meter
+) -> Iterator[tuple[Step, TreeEntry]]:
     """What is to be done, each found out when what comes before it is done or under way."""
     written: set[str] = set()
     fresh: set[str] = set()  # folders with nothing in them, or that will be
@@ -101,6 +111,8 @@ def _steps(ordered: Iterable[TreeEntry], folder: Path) -> Iterator[tuple[Step, T
             step: Step | None = _made(entry, Action.MAKE)
         else:
             step = _step(entry, folder, written)
+        if step is None or (entry.size and not step.size):
+            meter.add(entry.size)
         if step is None:
             continue
         if step.action is not Action.ADJUST:
@@ -122,7 +134,7 @@ class _Batch:
         return len(self.files) >= _FILES_AT_ONCE or self.size >= _BYTES_AT_ONCE
 
 
-def _taken(ordered: Iterable[TreeEntry], folder: Path) -> Iterator[Step]:
+def _taken(ordered: Iterable[TreeEntry], folder: Path, meter: Meter) -> Iterator[Step]:
     """Take every step. Files are written beside each other, for most of it is the system's work.
 
     A tree's folders come before what is in them, so whatever else had their names is gone by then;
@@ -135,10 +147,10 @@ def _taken(ordered: Iterable[TreeEntry], folder: Path) -> Iterator[Step]:
 
         def send() -> None:
             nonlocal batch
-            under_way.append((batch, pool.submit(_write_all, batch, folder)))
+            under_way.append((batch, pool.submit(_write_all, batch, folder, meter)))
             batch = _Batch()
 
-        for step, entry in _steps(ordered, folder):
+        for step, entry in _steps(ordered, folder, meter):
             if entry.kind is EntryKind.DIRECTORY:
                 folders.append(entry)
             elif entry.kind is EntryKind.HARDLINK:
@@ -149,7 +161,7 @@ def _taken(ordered: Iterable[TreeEntry], folder: Path) -> Iterator[Step]:
                 batch.files.append((step, entry))
                 batch.size += step.size
             else:
-                _take(step, entry, folder)
+                _take(step, entry, folder, meter)
             if batch.is_full():
                 send()
                 yield from _finished(under_way, _MOST_UNDER_WAY)
@@ -159,9 +171,9 @@ def _taken(ordered: Iterable[TreeEntry], folder: Path) -> Iterator[Step]:
         _adjust(entry, f"{folder}/{entry.path}")
 
 
-def _write_all(batch: _Batch, folder: Path) -> None:
+def _write_all(batch: _Batch, folder: Path, meter: Meter) -> None:
     for step, entry in batch.files:
-        _take(step, entry, folder)
+        _take(step, entry, folder, meter)
 
 
 def _finished(under_way: deque[tuple[_Batch, Future[None]]], left: int) -> Iterator[Step]:
@@ -235,7 +247,7 @@ def _mode(entry: TreeEntry) -> int:
     return entry.mode & ~_RAISED if entry.kind is EntryKind.FILE else entry.mode
 
 
-def _take(step: Step, entry: TreeEntry, folder: Path) -> None:
+def _take(step: Step, entry: TreeEntry, folder: Path, meter: Meter) -> None:
     place = f"{folder}/{entry.path}"
     if step.action is Action.REPLACE:
         _remove(Path(place))
@@ -251,7 +263,7 @@ def _take(step: Step, entry: TreeEntry, folder: Path) -> None:
         case EntryKind.HARDLINK:
             os.link(f"{folder}/{entry.target}", place)
         case EntryKind.FILE:
-            _write(entry, place)
+            _write(entry, place, meter)
 
 
 def _adjust(entry: TreeEntry, place: str | int) -> None:
@@ -268,17 +280,18 @@ def _remove(place: Path) -> None:
         place.unlink()
 
 
-def _write(entry: TreeEntry, place: str) -> None:
+def _write(entry: TreeEntry, place: str, meter: Meter) -> None:
     descriptor = os.open(place, _NEW, 0o600)
     try:
         times = None
         match entry.source:
             case Path() as source:
-                times = _copy(source, descriptor)
+                times = _copy(source, descriptor, meter)
             case FilePart(path=source, offset=offset):
-                _copy(source, descriptor, offset, entry.size)
+                _copy(source, descriptor, meter, offset, entry.size)
             case content:
                 _put(descriptor, content or b"")
+                meter.add(entry.size)
         _adjust(entry, descriptor)
         if times is not None:
             os.utime(descriptor, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -286,14 +299,17 @@ def _write(entry: TreeEntry, place: str) -> None:
         os.close(descriptor)
 
 
-def _copy(source: Path, descriptor: int, at: int = 0, size: int | None = None) -> os.stat_result:
+def _copy(
+    source: Path, descriptor: int, meter: Meter, at: int = 0, size: int | None = None
+) -> os.stat_result:
     """Copy a file, or a part of one; what is added to it meanwhile stays out."""
     origin = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
         info = os.fstat(origin)
         left = info.st_size if size is None else size
-        while left > 0 and (count := os.sendfile(descriptor, origin, at, left)):
+        while left > 0 and (count := os.sendfile(descriptor, origin, at, min(left, _LARGE))):
             at, left = at + count, left - count
+            meter.add(count)
         return info
     finally:
         os.close(origin)

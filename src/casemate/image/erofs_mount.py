@@ -107,5 +107,6 @@ def _no_erofs(place: Path, got: str) -> UnavailableError:
         expected="a kernel with EROFS, a loop device, and root's right to mount outside of user "
         "namespaces",
         got=got,
-        remedy="Mount it through FUSE alone: --open mount takes whichever the machine allows.",
+        remedy="Mount it through FUSE alone: --open mount, and --through auto of casemate image "
+        "mount, take whichever the machine allows.",
     )

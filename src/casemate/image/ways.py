@@ -9,6 +9,10 @@ from enum import StrEnum
 from casemate.errors import UsageError
 from casemate.image.storage import megabytes, require_memory
 
+_NEEDS_EROFS = (
+    "a kernel with EROFS, a loop device, /dev/fuse, and root's right to mount outside of user "
+    "namespaces"
+)
 SLACK = 64 << 20  # what else a launch needs: its own processes, and the workload's start
 
 
@@ -98,14 +102,17 @@ def _insisted(
     if not choice.insists_on_mounting:
         return None
     if no_mount is not None:
+        through = " through EROFS" if choice is OpenChoice.EROFS else ""
         raise UsageError(
             "image.open",
-            f"nothing can be mounted here: {', '.join(image.name for image in images)}",
+            f"nothing can be mounted{through} here: {', '.join(image.name for image in images)}",
             field="--open",
-            expected="/dev/fuse and the right to mount, in a namespace that nobody else sees",
+            expected=_NEEDS_EROFS
+            if through
+            else "/dev/fuse and the right to mount, in a namespace that nobody else sees",
             got=no_mount,
             remedy="Use --open auto, of casemate launch and casemate image open: it then extracts "
-            "to memory.",
+            "to memory." + (" --open mount may do, through FUSE." if through else ""),
         )
     return tuple(_planned(image, Way.MOUNT, "as asked") for image in images)
 
