@@ -243,11 +243,14 @@ def test_names_from_others_do_not_reach_the_terminal_as_they_are(tmp_path: Path)
     assert listed["path"] == listed["target"] == name
 
 
-def _end_while(command: list[str | Path], begun: Callable[[int], bool], number: int) -> int:
+def _end_while(
+    command: list[str | Path], begun: Callable[[int], bool], number: int, **environment: str
+) -> int:
     """Send a program a signal when it has begun."""
     with subprocess.Popen(
-        [*_CASEMATE, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as program:
+        [*_CASEMATE, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+    ) as program:  # fmt: skip
         while not begun(program.pid):
             assert program.poll() is None, "it ended before it could be stopped"
         program.send_signal(number)
@@ -270,6 +273,21 @@ def test_of_an_extraction_that_is_stopped_nothing_decrypted_is_left(
     )
     assert status == 130
     assert not out.exists()
+
+
+def test_of_a_container_image_whose_sealing_is_stopped_no_layer_is_left(tmp_path: Path) -> None:
+    """They may have been encrypted; what lies there isn't."""
+    oci_layout(tmp_path / "image", [layer(File("large", bytes(96 << 20)))])
+    (scratch := tmp_path / "scratch").mkdir()
+    casemate("key", "new", key := tmp_path / "key")
+    status = _end_while(
+        ["image", "seal", f"oci:{tmp_path / 'image'}", tmp_path / "sealed", "--key", key],
+        lambda _: any(scratch.glob("casemate-layers-*/*")),
+        signal.SIGTERM,
+        TMPDIR=str(scratch),
+    )
+    assert status == 130
+    assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.erofs import why_no_erofs
 from tests.support.failing_calls import failing, needs_failing_calls, number_of_mount, watched
 from tests.support.trees import KEY, compare_trees, file, seal_folder
 
@@ -68,16 +69,53 @@ def test_extraction_to_a_disk_is_refused_and_writes_nothing(tmp_path: Path) -> N
             assert (tmp_path / "out" / "bin" / "tool").exists()
 
 
-def test_a_folder_with_something_in_it_keeps_it(tmp_path: Path, memory: Path) -> None:
+@pytest.mark.parametrize("choice", [OpenChoice.EXTRACT, OpenChoice.MOUNT])
+def test_a_folder_with_something_in_it_keeps_it(
+    tmp_path: Path, memory: Path, choice: OpenChoice
+) -> None:
+    if choice is OpenChoice.MOUNT and _NO_MOUNT is not None:
+        pytest.skip(f"no mount here: {_NO_MOUNT}")
     _, info = seal_folder(tmp_path)
     (memory / "mine").write_text("keep")
     with (
         open_image(info.path, KEY) as image,
         pytest.raises(UsageError, match="not empty"),
-        opened_on(image, memory, OpenChoice.EXTRACT, allow_disk=False),
+        opened_on(image, memory, choice, allow_disk=False),
     ):
         pass
     assert (memory / "mine").read_text() == "keep"
+
+
+@pytest.mark.skipif(_NO_MOUNT is not None, reason=f"no mount here: {_NO_MOUNT}")
+@pytest.mark.parametrize("choice", [OpenChoice.FUSE, OpenChoice.EROFS])
+def test_a_mount_is_not_mounted_upon(tmp_path: Path, choice: OpenChoice) -> None:
+    """Either would end the other, and one of them stay without anybody who serves it."""
+    if choice is OpenChoice.EROFS and why_no_erofs():
+        pytest.skip(f"no mount through EROFS here: {why_no_erofs()}")
+    _, info = seal_folder(tmp_path)
+    place = tmp_path / "mnt"
+    with open_image(info.path, KEY) as image, opened_on(image, place, choice, allow_disk=True):
+        with (
+            open_image(info.path, KEY) as again,
+            pytest.raises(UsageError, match="not empty"),
+            opened_on(again, place, choice, allow_disk=True),
+        ):
+            pass
+        assert (place / "bin/tool").exists()
+    assert not place.exists()
+
+
+@pytest.mark.skipif(_NO_MOUNT is not None, reason=f"no mount here: {_NO_MOUNT}")
+def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+    _, info = seal_folder(tmp_path)
+    place = tmp_path / "no/such"
+    with (
+        open_image(info.path, KEY) as image,
+        pytest.raises(UsageError) as caught,
+        opened_on(image, place, OpenChoice.MOUNT, allow_disk=True),
+    ):
+        pass
+    assert (caught.value.code, caught.value.field) == ("image.destination", str(place))
 
 
 _SCRIPT = """

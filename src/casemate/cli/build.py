@@ -9,7 +9,9 @@ import click
 
 from casemate.cli.options import project_option
 from casemate.cli.progress import progress_bars
+from casemate.errors.render import printable
 from casemate.project.build import Project, build_contract_and_policy, build_images
+from casemate.project.programs import terminated_like_interrupted
 
 
 @click.command(epilog="Example:  casemate build")
@@ -23,7 +25,8 @@ def command(project: Project, server: str | None, port: int | None, as_json: boo
     What is built lies in .casemate/ beside casemate.toml. Keys are made once; the same sources
     under the same keys give the same images.
     """
-    report = build(project.at(server=server, port=port))
+    with terminated_like_interrupted():  # what was begun is removed
+        report = build(project.at(server=server, port=port))
     if as_json:
         click.echo(json.dumps(report))
 
@@ -35,7 +38,7 @@ def build(project: Project) -> dict[str, object]:
         for info in build_images(
             project,
             bar,
-            lambda warning: click.echo(f"casemate: warning: {warning}", err=True),
+            lambda warning: click.echo(f"casemate: warning: {printable(warning)}", err=True),
         ):
             name = info.path.stem
             images[name] = info.id

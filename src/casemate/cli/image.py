@@ -361,7 +361,7 @@ def mount(
     writable: bool,
     allow_disk: bool,
 ) -> None:
-    """Mount IMAGE on FOLDER, until Ctrl-C, SIGTERM, SIGHUP or umount.
+    """Mount IMAGE on FOLDER, which must be empty or new, until Ctrl-C, SIGTERM, SIGHUP or umount.
 
     It is read-only, or with --writable as if it weren't: the image stays as it is, and whatever was
     changed is gone with the mount.
@@ -394,7 +394,10 @@ def open_command(
     writable: bool,
     allow_disk: bool,
 ) -> None:
-    """Open IMAGE in FOLDER, mounted or extracted to memory, until Ctrl-C, SIGTERM or SIGHUP."""
+    """Open IMAGE in FOLDER, mounted or extracted to memory, until Ctrl-C, SIGTERM or SIGHUP.
+
+    FOLDER must be empty or new; it is empty, or gone, afterwards.
+    """
     _hold_open(
         image, folder, key, image_id, OpenChoice(choice), writable=writable, allow_disk=allow_disk
     )

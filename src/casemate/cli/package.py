@@ -18,6 +18,7 @@ from casemate.image.oci.write import write_docker_archive
 from casemate.project.build import Project
 from casemate.project.files import replace_public
 from casemate.project.package import Packaged, Part, package
+from casemate.project.programs import terminated_like_interrupted
 from casemate.project.registries import RegistryAccess
 
 _SCHEMES = ("oci", "docker-archive")
@@ -102,6 +103,7 @@ def command(
     }  # fmt: skip
     keys = tuple(read_key(each, private=False) for each in recipients)
     with ExitStack() as stack:
+        stack.enter_context(terminated_like_interrupted())  # what was begun is removed
         layout = path
         if scheme == "docker-archive":
             scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".casemate-")

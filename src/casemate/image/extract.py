@@ -86,7 +86,7 @@ def extract(
         destination.mkdir(mode=0o700, exist_ok=True)
         root = os.open(destination, _FOLDER)
     except OSError as error:
-        raise _unwritable(destination, error) from error
+        raise unwritable(destination, error) from error
     try:
         _require_empty(destination, root)
         _require_space(destination, root, chosen)
@@ -95,7 +95,7 @@ def extract(
         except BaseException as error:
             empty(destination)
             if isinstance(error, OSError):
-                raise _unwritable(destination, error, restore_owner=restore_owner) from error
+                raise unwritable(destination, error, restore_owner=restore_owner) from error
             raise
     except BaseException:
         if made:
@@ -108,14 +108,7 @@ def extract(
 
 def _require_empty(destination: Path, root: int) -> None:
     if os.listdir(root):
-        raise UsageError(
-            "image.destination",
-            f"{destination} is not empty",
-            field=str(destination),
-            expected="an empty directory, or a name that is free",
-            got="a directory with entries",
-            remedy="Choose another directory, or remove what is in it.",
-        )
+        raise not_empty(destination)
 
 
 def _require_space(destination: Path, root: int, chosen: tuple[TocEntry, ...]) -> None:
@@ -365,7 +358,20 @@ def empty(destination: Path) -> None:
             item.unlink(missing_ok=True)
 
 
-def _unwritable(destination: Path, error: OSError, *, restore_owner: bool = False) -> UsageError:
+def not_empty(destination: Path) -> UsageError:
+    """Something lies where a tree is to be."""
+    return UsageError(
+        "image.destination",
+        f"{destination} is not empty",
+        field=str(destination),
+        expected="an empty directory, or a name that is free",
+        got="a directory with entries",
+        remedy="Choose another directory, or remove what is in it.",
+    )
+
+
+def unwritable(destination: Path, error: OSError, *, restore_owner: bool = False) -> UsageError:
+    """The system doesn't let a tree be put there."""
     remedy = "Check permissions and the space that is left; memory-backed storage is limited."
     if restore_owner and error.errno == errno.EPERM:
         remedy = "Give files to others as root, or do without restoring owners."

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casemate.errors import UnavailableError
-from casemate.image.extract import empty, extract
+from casemate.image.extract import empty, extract, not_empty, unwritable
 from casemate.image.fuse import OnError, fuse_available
 from casemate.image.mounts import start_mount
 from casemate.image.reader import SealedImage
@@ -71,8 +71,7 @@ def opened_on(
     plan = _plan(image, choice, fuse_available())
     with contextlib.ExitStack() as stack:
         if plan.way is Way.MOUNT:
-            if not folder.exists():
-                folder.mkdir()
+            if _made(folder):
                 stack.callback(folder.rmdir)
             try:
                 mount = start_mount(image, folder, choice, writable=writable, on_error=on_error)
@@ -89,6 +88,22 @@ def opened_on(
         extract(image, folder, progress=progress)
         stack.callback(shutil.rmtree if made else empty, folder)
         yield Held(plan=plan, wait=_wait_for_ever)
+
+
+def _made(folder: Path) -> bool:
+    """Whether the folder was made: else it is there, and empty.
+
+    A mount would hide what is in it; and what is in it may be a mount, which then would end.
+    """
+    try:
+        if not folder.exists():
+            folder.mkdir()
+            return True
+        if any(folder.iterdir()):
+            raise not_empty(folder)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return False
 
 
 def _plan(image: SealedImage, choice: OpenChoice, no_mount: str | None) -> Planned:

@@ -286,7 +286,8 @@ class _Plaintext:
             for entry, content in zip(self.layout.entries, self.layout.contents, strict=True)
             if content < start + CHUNK_SIZE and content + entry.size > start and entry.size
         ]
-        return f"{names[0]} (or one of {len(names) - 1} files after it)" if names else "the tree"
+        others = f" (or one of {len(names) - 1} files after it)" if names[1:] else ""
+        return f"{names[0]}{others}" if names else "the tree"
 
 
 def _each(table: bytes | memoryview) -> list[bytes]:
