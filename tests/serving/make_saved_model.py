@@ -47,6 +47,19 @@ class Model(tf.Module):
             "joined_bytes": tf.strings.join([words, words]),
         }
 
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def classify(self, inputs):
+        x = self.parsed(inputs)
+        rows = tf.shape(inputs)[0]
+        return {"scores": x * self.factor, "classes": tf.tile([["cat", "dög"]], [rows, 1])}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
+    def regress(self, inputs):
+        return {"outputs": tf.reduce_sum(self.parsed(inputs), axis=1)}
+
+    def parsed(self, examples):
+        return tf.io.parse_example(examples, {"x": tf.io.FixedLenFeature([2], tf.float32)})["x"]
+
     @tf.function(
         input_signature=[tf.TensorSpec([None], each, name=f"x_{each.name}") for each in TYPES]
     )
@@ -73,6 +86,7 @@ def main() -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     model = (Reading if extra == ["unsafe"] else Model)(folder, factor)
     signatures = {"serving_default": model.scale, "words": model.look_up, "types": model.same}
+    signatures |= {"classify": model.classify, "regress": model.regress}
     if extra == ["unsafe"]:
         signatures["read"] = model.read
     if extra == ["stateful"]:

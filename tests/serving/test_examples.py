@@ -1,13 +1,25 @@
 """Classification, regression, and several of them at once: examples in, classes and values out."""
 
+import contextlib
 import json
 
+import numpy as np
 import pytest
 from onnx import TensorProto, helper
 from tests.support.onnx_models import as_model
 from tests.support.serving_core import served_core
 
 from casemate.errors import MalformedError
+from casemate.serving.core import Answer, Output
+from casemate.serving.dtypes import BY_NUMBER
+from casemate.serving.examples import (
+    check_method,
+    classes_of,
+    examples_from,
+    feed_examples,
+    values_of,
+)
+from casemate.serving.signature import Port, Signature, TensorSpec
 from casemate.serving.status import Code, RequestError
 from casemate.serving.tensorflow_api import TensorFlowApi
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
@@ -151,3 +163,90 @@ def test_another_method_among_tasks_is_unimplemented(api):
     with pytest.raises(RequestError) as caught:
         api.multi_inference(request)
     assert caught.value.status is Code.UNIMPLEMENTED
+
+
+def whole(method="predict", outputs=("scores", "classes")):
+    """A signature as TensorFlow has them for examples."""
+    types = {"scores": wire.DT_FLOAT, "classes": wire.DT_STRING, "outputs": wire.DT_FLOAT}
+
+    def port(name, number):
+        shape = (None,) if name == "inputs" else (None, None)
+        spec = TensorSpec(name=name, element=BY_NUMBER[number], shape=shape)
+        return Port(spec=spec, tensor=spec, any_bytes=True)
+
+    return Signature(
+        name="s",
+        method=method,
+        inputs={"inputs": port("inputs", wire.DT_STRING)},
+        outputs={name: port(name, types.get(name, wire.DT_FLOAT)) for name in outputs},
+        serialized=True,
+    )
+
+
+def test_examples_go_in_whole_where_the_model_parses_them_itself():
+    context = example(k=[7], x=[9.0], s=[b"\xff"])
+    given = listed(example(x=[1.0, 2.0]), example(k=[1]), context=context)
+
+    made = feed_examples(examples_from(given), whole(), max_bytes=1 << 20)["inputs"]
+
+    assert made.shape == (2,)
+    assert [wire.Example.FromString(each) for each in made] == [
+        example(k=[7], x=[1.0, 2.0], s=[b"\xff"]), example(k=[1], x=[9.0], s=[b"\xff"]),
+    ]  # fmt: skip
+
+
+def test_a_context_that_would_be_multiplied_beyond_the_limit_is_refused():
+    given = listed(*[wire.Example()] * 5000, context=example(s=[bytes(1000)]))
+    with pytest.raises(MalformedError, match="fit into a request"):
+        feed_examples(examples_from(given), whole(), max_bytes=1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("method", "outputs", "fits"),
+    [
+        ("classify", ("scores",), True),
+        ("classify", ("classes", "other"), True),
+        ("classify", ("outputs",), False),
+        ("regress", ("outputs",), True),
+        ("regress", ("scores",), False),
+    ],
+)
+def test_what_takes_whole_examples_is_known_by_what_it_gives(method, outputs, fits):
+    """TensorFlow 2 calls every signature's method predict."""
+    with contextlib.nullcontext() if fits else pytest.raises(RequestError):
+        check_method(whole(outputs=outputs), method)
+
+
+def answer(**arrays):
+    outputs = tuple(
+        Output(name=name, element=BY_NUMBER[wire.DT_FLOAT], array=np.array(array))
+        for name, array in arrays.items()
+    )
+    return Answer(model="m", version=1, signature=whole(), outputs=outputs)
+
+
+def test_labels_that_a_model_gives_as_bytes_are_text():
+    labels = np.array([[b"cat", "d\xf6g".encode(), b"\xff"]], object)
+    (row,) = classes_of(answer(scores=[[0.5, 0.25, 0.25]], classes=labels), 1)
+    assert [label for label, _ in row] == ["cat", "d\xf6g", "\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("read", "arrays"),
+    [
+        (classes_of, {"other": [[1.0]]}),
+        (classes_of, {"scores": [["a"]]}),
+        (classes_of, {"scores": [1.0]}),
+        (classes_of, {"classes": [[1.0]]}),
+        (values_of, {"other": [1.0]}),
+        (values_of, {"outputs": [[1.0, 2.0]]}),
+        (values_of, {"outputs": ["a"]}),
+    ],
+)
+def test_an_answer_of_another_form_is_refused(read, arrays):
+    with pytest.raises(RequestError, match="what its signature says"):
+        read(answer(**arrays), 1)
+
+
+def test_other_outputs_beside_a_value_are_left_alone():
+    assert values_of(answer(outputs=[1.5], other=[[2.0]]), 1) == [1.5]

@@ -1,6 +1,8 @@
 """SavedModels in the server, by TensorFlow: ``make test-tensorflow`` installs it and runs this."""
 
 import json
+import re
+import ssl
 import subprocess
 import threading
 import time
@@ -20,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv" / "tensorflow" / "bin" / "python"
 CLIENT = ROOT / ".venv" / "tensorflow-client" / "bin" / "python"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
+PREFIX = "tensorflow/serving/"
 METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 
 pytestmark = pytest.mark.skipif(
@@ -142,7 +145,7 @@ def test_the_metadata_is_the_models_own(channel):
     packed = method(request, timeout=20).metadata["signature_def"].value
 
     described = wire.SignatureDefMap.FromString(packed).signature_def
-    assert sorted(described) == ["serving_default", "types", "words"]
+    assert sorted(described) == ["classify", "regress", "serving_default", "types", "words"]
     info = described["serving_default"].inputs["input_1"]
     assert info.name == "serving_default_input_1:0"
     assert [dim.size for dim in info.tensor_shape.dim] == [-1, 4]
@@ -161,6 +164,54 @@ def test_inputs_that_dont_fit_are_refused(channel, signature, inputs):
     with pytest.raises(grpc.RpcError) as raised:
         predict(channel, signature, inputs)
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+EXAMPLES = wire.Input()
+for values in ([0.5, 1.0], [2.0, 3.0]):
+    EXAMPLES.example_list.examples.add().features.feature["x"].float_list.value.extend(values)
+
+
+def about(channel, method, request, reply_type):
+    path = f"/tensorflow.serving.PredictionService/{method}"
+    call = channel.unary_unary(path, type(request).SerializeToString, reply_type.FromString)
+    return call(request, timeout=60)
+
+
+def test_examples_go_in_whole_as_with_tensorflow_serving(channel):
+    spec = {"name": "resnet", "signature_name": "classify"}
+    request = wire.ClassificationRequest(model_spec=spec, input=EXAMPLES)
+    reply = about(channel, "Classify", request, wire.ClassificationResponse)
+    rows = [[(c.label, c.score) for c in row.classes] for row in reply.result.classifications]
+    assert rows == [[("cat", 1), ("dög", 2)], [("cat", 4), ("dög", 6)]]
+
+    spec = {"name": "resnet", "signature_name": "regress"}
+    asked = wire.RegressionRequest(model_spec=spec, input=EXAMPLES)
+    answered = about(channel, "Regress", asked, wire.RegressionResponse)
+    assert [each.value for each in answered.result.regressions] == [1.5, 5]
+
+    tasks = [
+        {"model_spec": {"name": "resnet", "signature_name": name}, "method_name": PREFIX + name}
+        for name in ("classify", "regress")
+    ]
+    both = wire.MultiInferenceRequest(tasks=tasks, input=EXAMPLES)
+    results = about(channel, "MultiInference", both, wire.MultiInferenceResponse).results
+    assert results[0].classification_result == reply.result
+    assert results[1].regression_result == answered.result
+
+
+def test_over_rest_examples_go_in_whole_too(server):
+    port = re.search(r"REST on port (\d+)", server.log.read_text())[1]
+    body = {
+        "signature_name": "regress",
+        "context": {"x": [1.5, 1]},
+        "examples": [{}, {"x": [2, 3.0]}],
+    }
+    request = urllib.request.Request(
+        f"https://localhost:{port}/v1/models/resnet:regress", json.dumps(body).encode()
+    )
+    trusted = ssl.create_default_context(cadata=server.certificate.decode())
+    with urllib.request.urlopen(request, context=trusted, timeout=60) as response:
+        assert json.load(response) == {"results": [2.5, 5.0]}
 
 
 def test_over_rest_text_is_text_and_bytes_are_base64(base, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,11 @@ from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
 _FLOATS: Final = (wire.DT_FLOAT, wire.DT_DOUBLE, wire.DT_HALF)
 _STRING_BYTES: Final = 64
+_LISTS: Final = MappingProxyType(
+    {"bytes": "bytes_list", "float": "float_list", "int": "int64_list"}
+)
+# What the methods' outputs are called.
+_ANSWERS: Final = MappingProxyType({"classify": {"scores", "classes"}, "regress": {"outputs"}})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +95,31 @@ def feed_examples(examples: Examples, signature: Signature, *, max_bytes: int) -
     Raises:
         MalformedError: ``serving.request``.
     """
+    if signature.serialized:
+        (alias,) = signature.inputs
+        return {alias: _serialized(examples, alias, max_bytes)}
     feeds, room = {}, max_bytes
     for alias, port in signature.inputs.items():
         feeds[alias] = _column(examples, alias, port, room)
         room -= feeds[alias].nbytes
     return feeds
+
+
+def _serialized(examples: Examples, alias: str, room: int) -> Array:
+    """Each example as a message, the context's features among its own."""
+    array = np.empty(len(examples.examples), object)
+    for index, features in enumerate(examples.examples):
+        message = wire.Example()
+        for name, feature in {**examples.context, **features}.items():
+            if feature.values:  # one without values is as good as absent
+                listed = getattr(message.features.feature[name], _LISTS[feature.kind])
+                listed.value.extend(feature.values)
+        array[index] = message.SerializeToString()
+        # A context counts for each of them: a small request may stand for a large input.
+        room -= len(array[index]) + _STRING_BYTES
+        if room < 0:
+            raise wrong(alias, "examples that fit into a request", "more")
+    return array
 
 
 def _column(examples: Examples, alias: str, port: Port, room: int) -> Array:
@@ -175,10 +201,14 @@ def strings(values: Sequence[object], name: str, *, raw: bool) -> Array:
 def check_method(signature: Signature, method: str) -> None:
     """Refuse a signature that is for something else.
 
+    One that takes whole examples and gives a method's outputs is for that method, whatever it
+    says: TensorFlow 2 calls each of its signatures ``predict``.
+
     Raises:
         RequestError: ``serving.signature``.
     """
-    if signature.method != method:
+    native = signature.serialized and _ANSWERS[method] & signature.outputs.keys()
+    if signature.method != method and not native:
         raise RequestError(
             Code.INVALID_ARGUMENT,
             "serving.signature",
@@ -197,9 +227,13 @@ def classes_of(answer: Answer, count: int) -> list[list[tuple[str, float]]]:
     """
     outputs = {output.name: output.array for output in answer.outputs}
     scores, labels = outputs.get("scores"), outputs.get("classes")
-    for array in (scores, labels):
-        if array is not None and (array.ndim != 2 or array.shape[0] != count):
-            raise _unexpected(f"[{count}, classes]", array)
+    for array, kind in ((scores, "f"), (labels, "O")):
+        if array is None:
+            continue
+        if array.ndim != 2 or array.shape[0] != count or array.dtype.kind != kind:
+            raise _unexpected(f"scores or labels of shape [{count}, classes]", array)
+    if scores is None and labels is None:
+        raise _unexpected("scores or classes", None)
     if scores is not None and labels is not None and scores.shape != labels.shape:
         raise _unexpected(str(list(scores.shape)), labels)
     shape = (scores if scores is not None else labels).shape  # type: ignore[union-attr]
@@ -212,8 +246,12 @@ def classes_of(answer: Answer, count: int) -> list[list[tuple[str, float]]]:
         if labels is not None:
             names = labels[index].tolist()
         values = [0.0] * shape[1] if scores is None else scores[index].tolist()
-        rows.append([(str(name), value) for name, value in zip(names, values, strict=True)])
+        rows.append([(_label(name), value) for name, value in zip(names, values, strict=True)])
     return rows
+
+
+def _label(name: object) -> str:
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
 def values_of(answer: Answer, count: int) -> list[float]:
@@ -222,10 +260,11 @@ def values_of(answer: Answer, count: int) -> list[float]:
     Raises:
         RequestError: ``serving.output``.
     """
-    (output,) = answer.outputs
-    if output.array.shape not in ((count,), (count, 1)):
-        raise _unexpected(f"[{count}] or [{count}, 1]", output.array)
-    values: list[float] = output.array.ravel().tolist()
+    array = {output.name: output.array for output in answer.outputs}.get("outputs")
+    fits = array is not None and array.shape in ((count,), (count, 1)) and array.dtype.kind == "f"
+    if array is None or not fits:
+        raise _unexpected(f"outputs of shape [{count}] or [{count}, 1]", array)
+    values: list[float] = array.ravel().tolist()
     return values
 
 

@@ -29,7 +29,7 @@ _HARMLESS: Final = {
     "remove_unused_fields_from_bundle_metagraph": "an ONNX model has no such fields",
     "num_tflite_pools": "there is no TensorFlow Lite here",
     "num_tflite_interpreters_per_pool": "there is no TensorFlow Lite here",
-    "enable_signature_method_name_check": "signatures are always checked",
+    "enable_signature_method_name_check": "what a signature takes and gives is checked",
     "xla_cpu_compilation_enabled": "there is no XLA here",
     "xla_gpu_compilation_enabled": "there is no XLA here",
     "skip_initialize_tpu": "there is no TPU here",

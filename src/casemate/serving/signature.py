@@ -106,6 +106,7 @@ class Signature:
         inputs: by alias.
         outputs: by alias.
         classes: labels for the classes where the model gives scores alone.
+        serialized: whether its one input takes examples whole, each as one string.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Signature:
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     classes: tuple[str, ...] = ()
+    serialized: bool = False
 
 
 Signatures: TypeAlias = Mapping[str, Signature]

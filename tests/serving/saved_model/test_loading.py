@@ -11,6 +11,7 @@ from casemate.serving.model import EngineOptions
 from casemate.serving.saved_model.graph import check_saved_model
 from casemate.serving.saved_model.loading import load_saved_model, read_signatures
 from casemate.serving.source import list_versions
+from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
 
 def signatures(graph):
@@ -74,3 +75,30 @@ def test_a_signature_that_cant_be_served_is_refused(change, field):
     with pytest.raises(MalformedError) as raised:
         signatures(graph)
     assert raised.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("alias", "element", "shape", "whole"),
+    [
+        ("inputs", wire.DT_STRING, [-1], True),
+        ("inputs", wire.DT_STRING, None, True),
+        ("inputs", wire.DT_STRING, [-1, 1], False),
+        ("inputs", wire.DT_FLOAT, [-1], False),
+        ("words", wire.DT_STRING, [-1], False),
+    ],
+)
+def test_an_input_for_serialized_examples_is_known_by_name_and_type(alias, element, shape, whole):
+    graph = meta_graph()
+    found = graph.signature_def["serving_default"]
+    info = found.inputs[alias]
+    info.CopyFrom(found.inputs["x"])
+    if alias != "x":
+        del found.inputs["x"]
+    info.dtype = element
+    info.tensor_shape.Clear()
+    info.tensor_shape.unknown_rank = shape is None
+    for size in shape or ():
+        info.tensor_shape.dim.add(size=size)
+
+    (signature,) = signatures(graph).values()
+    assert signature.serialized is whole

@@ -15,8 +15,11 @@ from casemate.serving.saved_model.files import check_keras_file, read_saved_mode
 from casemate.serving.saved_model.graph import CheckedGraph, check_saved_model, malformed
 from casemate.serving.saved_model.wire import saved_model_pb2 as wire
 from casemate.serving.signature import METHODS, Port, Signature, Signatures, TensorSpec
+from casemate.serving.wire.tensorflow_serving_pb2 import DT_STRING
 
 _METHOD_PREFIX: Final = "tensorflow/serving/"
+# Source: TensorFlow, ``saved_model/signature_constants.py``.
+EXAMPLES_INPUT: Final = "inputs"
 
 
 def load_saved_model(folder: Path, options: EngineOptions) -> Loaded:
@@ -66,12 +69,22 @@ def _signature(name: str, found: wire.SignatureDef) -> Signature:
         raise malformed(f"{name[:80]}.method_name", ", ".join(METHODS), found.method_name[:80])
     if not found.inputs or not found.outputs:
         raise malformed(name[:80], "inputs and outputs", "none")
+    inputs = _ports(name, found.inputs.items())
     return Signature(
         name=name,
         method=method,
-        inputs=_ports(name, found.inputs.items()),
+        inputs=inputs,
         outputs=_ports(name, found.outputs.items()),
+        serialized=_takes_examples(inputs),
     )
+
+
+def _takes_examples(inputs: Mapping[str, Port]) -> bool:
+    """Whether these are the inputs of classification and regression as TensorFlow has them."""
+    if inputs.keys() != {EXAMPLES_INPUT}:
+        return False
+    spec = inputs[EXAMPLES_INPUT].spec
+    return spec.element.number == DT_STRING and (spec.any_rank or len(spec.shape) == 1)
 
 
 def _ports(signature: str, infos: Iterable[tuple[str, wire.TensorInfo]]) -> Mapping[str, Port]:
