@@ -80,6 +80,12 @@ def test_names_that_depend_on_the_working_folder_are_not_found(tmp_path, search,
     assert search(name, tmp_path / "here") is None
 
 
+def test_a_folder_that_can_not_be_looked_into_is_passed_over(tmp_path, search):
+    right = put(tmp_path / "c/lib.so", elf())
+    found = search("lib.so", tmp_path / ("x" * 300), tmp_path / "c")
+    assert found.host == right
+
+
 def test_a_pipe_is_no_library(tmp_path, search):
     os.mkfifo(tmp_path / "lib.so")
     assert search("lib.so", tmp_path) is None

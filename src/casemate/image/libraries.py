@@ -159,11 +159,13 @@ class LibrarySearch:
 
     def _fitting(self, path: Path, needs: ElfNeeds) -> Path | None:
         """The file itself; None if it's elsewhere, no library, or another architecture's."""
-        if not path.exists():  # most are looked for in vain
+        # As to the loader, what can't be looked at is absent: a RUNPATH may name the home of who
+        # built the file, where `Path.exists` would raise.
+        if not os.path.exists(path):  # noqa: PTH110  most are looked for in vain
             return None
         real = Path(os.path.realpath(path))
         inside = any(is_below(str(real), str(folder)) for folder in self.within)
-        if not inside or not real.is_file():
+        if not inside or not os.path.isfile(real):  # noqa: PTH113
             return None
         try:
             with real.open("rb", buffering=0) as file:
