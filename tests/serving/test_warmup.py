@@ -106,6 +106,13 @@ def test_a_version_whose_warm_up_fails_does_not_load(tmp_path, content):
         _load(tmp_path, content)
 
 
+def test_which_request_is_refused_is_said(tmp_path):
+    other = wire.PredictionLog(predict_log={"request": {"model_spec": {"name": "m"}}})
+    with pytest.raises(MalformedError, match=r"warm-up request 2: .* expected: x") as caught:
+        _load(tmp_path, kept(1) + record(other.SerializeToString()))
+    assert caught.value.code == "serving.warmup"
+
+
 def test_a_model_that_fails_at_its_warm_up_does_not_load_and_says_so(tmp_path):
     """The engine's own errors are no errors of ours; as they come, they would end the server."""
     info = helper.make_tensor_value_info

@@ -106,9 +106,16 @@ class Loader:
 
         only = Core(_Only(servable), max_bytes=self.max_bytes, metrics=NoMetrics())
         api = TensorFlowApi(only)
-        for record in itertools.chain((first,), records):
+        for number, record in enumerate(itertools.chain((first,), records), 1):
             for _ in range(self.warmup_iterations):
-                api.replay(record)
+                try:
+                    api.replay(record)
+                except CasemateError as error:
+                    raise MalformedError(
+                        "serving.warmup",
+                        f"the model doesn't answer warm-up request {number}: {error}",
+                        field=str(WARMUP_FILE),
+                    ) from error
 
     def _runner(self, name: str, model: Engine) -> Runner:
         if self.batching is None:
