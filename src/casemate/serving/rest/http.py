@@ -266,7 +266,9 @@ class HttpServer:
         try:
             async with asyncio.timeout(self._limits.seconds):
                 if connection.protocol.they_are_waiting_for_100_continue:
-                    go_on = h11.InformationalResponse(status_code=100, headers=[])
+                    go_on = h11.InformationalResponse(
+                        status_code=100, headers=[], reason=b"Continue"
+                    )
                     connection.writer.write(connection.protocol.send(go_on) or b"")
                 body = await self._body(connection)
         except TimeoutError:
