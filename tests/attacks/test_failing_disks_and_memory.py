@@ -115,7 +115,7 @@ def test_a_disk_error_during_extraction_leaves_nothing_behind(tmp_path: Path) ->
         pytest.raises(UnavailableError),
     ):
         extract(image, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_disk_error_in_the_prologue_is_an_error_at_once(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_extraction_of_a_changed_image_leaves_nothing_behind(tmp_path: Path) -> 
         host.write(b"changed")
     with open_image(info.path, KEY, info.id) as image, pytest.raises(NotGenuineError):
         extract(image, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 # The rest needs the image key: a sealer who means harm, or an image from somebody else.
