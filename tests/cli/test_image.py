@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -405,6 +406,30 @@ def test_what_a_bill_names_and_may_not_be_read_is_an_error_with_its_line(
     done = without_power("image", "copy", bill, tmp_path / "out", "--dry-run")
     assert (done.status, "bom.missing" in done.stderr) == (2, True), done.stderr
     assert f"{bill}:3: {folder}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "extract {image} {shut}/x --key {key}",
+        "open {image} {shut}/x --key {key} --open extract",
+        "mount {image} {shut}/x --key {key}",
+        "seal {folder} {shut}/x --key {key}",
+        "pull localhost:1/a {shut}/x",
+    ],
+)
+def test_a_place_that_may_not_be_looked_at_is_an_error_with_its_name(
+    tmp_path: Path, command: str
+) -> None:
+    (folder := tmp_path / "tree").mkdir()
+    (shut := tmp_path / "shut").mkdir()
+    image = sealed_with_key(tmp_path, "image", folder)
+    shut.chmod(0)
+    words = command.format(image=image, folder=folder, shut=shut, key=tmp_path / "key").split()
+    done = without_power("image", *words)
+    assert "Traceback" not in done.stderr
+    assert done.status in {2, 6}  # 6: nobody answers there
+    assert re.search(r"\[(image|file|registry)\.[a-z-]+\]", done.stderr), done.stderr
 
 
 @pytest.mark.parametrize("source", ["{}", "model:{}", "oci:{}", "oci:{}/index.json", "{}/a.yaml"])

@@ -6,6 +6,7 @@ Source: specs/sealed-image-artifact.md.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -107,7 +108,7 @@ def pull(
 
 
 def _require_free(path: Path) -> None:
-    if path.exists():
+    if os.path.lexists(path):  # of one that can't be looked at, writing will tell
         raise UsageError(
             "file.exists",
             f"{path} is there already",

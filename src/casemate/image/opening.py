@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -84,7 +85,7 @@ def opened_on(
                 yield Held(plan=plan, through=mount.through, wait=mount.wait)
                 return
         require_memory_backed(folder, allow_disk=allow_disk)
-        made = not folder.exists()
+        made = not os.path.lexists(folder)
         extract(image, folder, progress=progress)
         stack.callback(shutil.rmtree if made else empty, folder)
         yield Held(plan=plan, wait=_wait_for_ever)

@@ -74,14 +74,15 @@ def require_memory_backed(folder: Path, *, allow_disk: bool, proc: Path = _PROC)
     """Refuse a folder whose files lie on a disk.
 
     Args:
-        folder: where decrypted files shall go; the nearest folder above it that exists counts.
+        folder: where decrypted files shall go; the nearest folder above it that exists, and can be
+            seen to, counts.
         allow_disk: accept it all the same.
 
     Raises:
         UsageError: ``image.disk``.
     """
     existing = Path(os.path.realpath(folder))
-    while not existing.exists():
+    while not os.path.exists(existing):  # noqa: PTH110  `Path.exists` raises where one may not look
         existing = existing.parent
     kind = file_system(existing, proc=proc)
     if kind not in _MEMORY_TYPES and not allow_disk:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from casemate.errors import UsageError
 from casemate.image.cache import cache_folder
 from casemate.image.workers import Progress
 
@@ -38,12 +39,14 @@ class RegistryAccess:
         """The repository of an image.
 
         Raises:
-            UsageError: ``registry.credentials``.
+            UsageError: ``registry.credentials``, ``registry.ca-file``.
         """
         from casemate.image.oci.auth import find_credentials
         from casemate.image.oci.distribution import Repository
         from casemate.image.oci.http import RegistryClient
 
+        if self.ca_file is not None:
+            _require_certificates(self.ca_file)
         credentials = find_credentials(
             reference.host, reference.name, environment=os.environ, auth_file=self.auth_file
         )
@@ -52,6 +55,23 @@ class RegistryAccess:
             ca_file=self.ca_file,
         )  # fmt: skip
         return Repository(client=client, name=reference.name)
+
+
+def _require_certificates(path: Path) -> None:
+    """Else it would look as if the registry were out of reach, and one had to try again."""
+    import ssl
+
+    try:
+        ssl.create_default_context(cafile=str(path))
+    except OSError as error:  # what TLS says is one, too
+        raise UsageError(
+            "registry.ca-file",
+            f"{path} can't be read as certificates of authorities",
+            field="--ca-file",
+            expected="certificates in PEM",
+            got=error.strerror or str(error),
+            remedy="Name the file with the certificate of the registry's authority.",
+        ) from error
 
 
 def read_from_registry(

@@ -308,6 +308,15 @@ def test_a_registry_that_wants_to_know_who_asks(tmp_path, sealed, registry):
     artifact.pull(repository, reference, tmp_path / "b", image_id=sealed.id)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_a_file_of_authorities_that_is_none_is_not_blamed_on_the_registry(tmp_path, content):
+    if content is not None:
+        (tmp_path / "ca").write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        RegistryAccess(ca_file=tmp_path / "ca").repository(parse_reference("r.example/a"))
+    assert caught.value.code == "registry.ca-file"
+
+
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory):
     """A registry's certificate, and the file by which it is known."""
