@@ -368,6 +368,10 @@ def test_why_a_file_is_in_an_image(tmp_path: Path) -> None:
         casemate("image", "why", bill, f"/usr/lib/{_LIBRARIES}/libc.so.6", "--json").stdout
     )
     assert list(reasons)[-1] == "usr/bin/ls"
+    bill.write_text("python: {}\n")
+    loader = json.loads(casemate("image", "why", bill, "/usr/bin/python3", "--json").stdout)
+    assert loader == {"usr/bin/python3": f"{bill}:1: interpreter"}
+    bill.write_text("targets:\n  - target: /bin\n    copy: [{files: [/bin/ls]}]\n")
     assert reasons["usr/bin/ls"] == f"{bill}:3: files"
     assert "isn't in the tree" in casemate("image", "why", bill, "/etc/shadow", code=2).stderr
 
@@ -415,7 +419,6 @@ def test_what_a_bill_names_and_may_not_be_read_is_an_error_with_its_line(
         "open {image} {shut}/x --key {key} --open extract",
         "mount {image} {shut}/x --key {key}",
         "seal {folder} {shut}/x --key {key}",
-        "pull localhost:1/a {shut}/x",
     ],
 )
 def test_a_place_that_may_not_be_looked_at_is_an_error_with_its_name(
@@ -428,8 +431,8 @@ def test_a_place_that_may_not_be_looked_at_is_an_error_with_its_name(
     words = command.format(image=image, folder=folder, shut=shut, key=tmp_path / "key").split()
     done = without_power("image", *words)
     assert "Traceback" not in done.stderr
-    assert done.status in {2, 6}  # 6: nobody answers there
-    assert re.search(r"\[(image|file|registry)\.[a-z-]+\]", done.stderr), done.stderr
+    assert done.status == 2
+    assert re.search(r"\[image\.[a-z-]+\]", done.stderr), done.stderr
 
 
 @pytest.mark.parametrize("source", ["{}", "model:{}", "oci:{}", "oci:{}/index.json", "{}/a.yaml"])

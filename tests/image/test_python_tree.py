@@ -140,6 +140,20 @@ def test_a_record_that_can_not_be_read_is_as_good_as_none(tmp_path, record):
     refused(replace(ITEM, packages=str(site), distributions=("odd",)), "bom.python")
 
 
+def test_what_a_record_names_and_is_gone_is_told(tmp_path):
+    site = install(tmp_path, "odd", {f"odd/{name}.py": "" for name in "abcd"})
+    for name in "bd":
+        (site / f"odd/{name}.py").unlink()
+    item, warnings = replace(ITEM, packages=str(site), distributions=("odd",)), []
+    list(python_files(item, warnings))
+    (warning,) = warnings
+    assert "bill.yaml:1: the distribution odd lacks" in warning
+    assert "odd/b.py, and 1 more" in warning
+    warnings.clear()
+    list(python_files(replace(item, excludes=("odd/[bd].py",)), warnings))
+    assert warnings == []
+
+
 def test_a_record_may_name_a_file_in_a_roundabout_way(tmp_path):
     site = install(tmp_path, "odd", {"odd/a.py": "", "odd/b.py": ""})
     rows = "odd//a.py,,\n./odd/./b.py\n\n,,\n/odd/a.py,,\nodd/\0,,\n../odd/a.py,,\n"

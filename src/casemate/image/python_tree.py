@@ -71,8 +71,12 @@ class PythonFile:
     interpreters_own: bool = False
 
 
-def python_files(item: PythonItem) -> Iterator[PythonFile]:
+def python_files(item: PythonItem, warnings: list[str] | None = None) -> Iterator[PythonFile]:
     """Everything that the bill's ``python`` section asks for.
+
+    Args:
+        item: the section.
+        warnings: gets what may be missing.
 
     Raises:
         UsageError: ``bom.python`` where a distribution or module isn't there or can't be taken,
@@ -84,7 +88,7 @@ def python_files(item: PythonItem) -> Iterator[PythonFile]:
     packages = _packages_folder(standard, version)
     files = (
         *_standard_library(standard, item, f"usr/lib/{version}"),
-        *_distributions(item, packages),
+        *_distributions(item, packages, [] if warnings is None else warnings),
         *_modules(item, packages),
     )
     yield PythonFile(
@@ -160,9 +164,10 @@ def _without_paths(source: bytes) -> bytes:
     return f"build_time_vars = {{\n{lines}}}\n".encode()
 
 
-def _distributions(item: PythonItem, target: str) -> Iterator[PythonFile]:
+def _distributions(item: PythonItem, target: str, warnings: list[str]) -> Iterator[PythonFile]:
     for name in item.distributions:
         found, files = _distribution(name, item)
+        absent = []
         root = _real(str(found.locate_file("")))
         places = RealPlaces(root=str(root))
         for file in files:
@@ -171,12 +176,23 @@ def _distributions(item: PythonItem, target: str) -> Iterator[PythonFile]:
             relative = "/".join(parts)
             if file[:1] in ("/", "") or ".." in parts or "__pycache__" in parts or "\0" in file:
                 continue
-            if not _excluded(relative, item) and (source := Path(places.of(relative))).is_file():
+            if _excluded(relative, item):
+                continue
+            source = Path(places.of(relative))
+            if not source.exists():
+                absent.append(relative)
+            elif source.is_file():
                 _check_inside(f"{root}/{relative}", source, root, item.where)
                 yield PythonFile(
                     path=f"{target}/{relative}", source=source, why=f"distribution {name}",
                     root=root,
                 )  # fmt: skip
+        if absent:
+            more = f", and {len(absent) - 1} more" if absent[1:] else ""
+            warnings.append(
+                f"{item.where}: the distribution {name} lacks what its record names: "
+                f"{absent[0]}{more}"
+            )
 
 
 def _distribution(name: str, item: PythonItem) -> tuple[metadata.Distribution, tuple[str, ...]]:

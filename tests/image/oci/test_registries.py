@@ -205,6 +205,14 @@ def test_a_pull_goes_on_in_the_next_program(tmp_path, sealed, registry):
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
+def test_a_pull_to_a_place_that_can_not_be_looked_at_is_refused(tmp_path, sealed, registry):
+    repository, reference = reached(registry.host)
+    artifact.push(sealed.path, repository, reference)
+    with pytest.raises(UsageError) as caught:
+        artifact.pull(repository, reference, tmp_path / ("x" * 300))
+    assert caught.value.code == "image.unwritable"
+
+
 def at_once(registry, fetch):
     """What two that fetch the same at the same time come to, in whichever order."""
     second = threading.Event()

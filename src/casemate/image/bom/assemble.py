@@ -30,11 +30,11 @@ def assemble(bill: BillOfMaterials) -> Assembly:
     builder, owners = Builder(), _owners(bill.users)
     for python in bill.pythons:
         with reading(python.where):
-            for file in python_files(python):
+            for file in python_files(python, builder.warnings):
                 builder.sources.add(file.root)
                 builder.add_file(
-                    file.path, file.source, why=file.why, executable=file.executable,
-                    strip=file.interpreters_own,
+                    file.path, file.source, why=f"{python.where}: {file.why}",
+                    executable=file.executable, strip=file.interpreters_own,
                 )  # fmt: skip
     for target in bill.targets:
         _add_target(builder, target, owners)
