@@ -1,5 +1,6 @@
 """Clients that mean the model server ill: uncertified, idle by the thousand, half-said."""
 
+import collections
 import contextlib
 import datetime
 import http.client
@@ -301,6 +302,16 @@ def test_a_flood_of_requests_is_refused_and_not_queued_without_bound(tmp_path):
         codes = {each.code() for each in flood}
         assert codes == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
         assert call(square.SerializeToString(), timeout=20)
+
+
+def test_a_crowd_of_requests_at_once_is_answered_or_told_why(server):
+    """One of them that is cancelled, with no reason given, looks like the client's own doing."""
+    with server.channel() as channel:
+        call = channel.unary_unary(PREDICT)
+        crowd = [call.future(request(), timeout=60) for _ in range(1500)]
+        codes = collections.Counter(each.code() for each in crowd)
+    assert codes[grpc.StatusCode.OK] >= 500
+    assert codes.keys() <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 def test_a_key_of_another_certificate_ends_the_start_without_showing_it(tmp_path):

@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from tests.support.attested import wait_until
 
 from casemate.serving.lifecycle import Gate, Waits
 from casemate.serving.status import Code, RequestError
@@ -36,7 +37,7 @@ def test_a_closed_gate_waits_for_those_inside_and_no_longer_than_told():
 
 
 def test_the_one_that_has_waited_longest_makes_room():
-    arrivals, given_up = Waits(2, 60), []
+    arrivals, given_up = Waits(2, 60, patience=0), []
     with (
         arrivals.waiting(lambda: given_up.append("first")),
         arrivals.waiting(lambda: given_up.append("second")),
@@ -46,6 +47,24 @@ def test_the_one_that_has_waited_longest_makes_room():
             assert given_up == ["first"]
     with arrivals.waiting(lambda: given_up.append("fourth")):
         assert given_up == ["first"]
+
+
+def test_a_crowd_that_comes_at_once_may_wait_for_a_moment_and_not_for_long():
+    arrivals, given_up = Waits(2, 60, patience=1), []
+    keys = [arrivals.begin(lambda number=number: given_up.append(number)) for number in range(10)]
+    assert given_up == []
+    for key in keys[:3]:
+        arrivals.end(key)
+    wait_until(lambda: given_up == [3, 4, 5, 6, 7])
+    time.sleep(0.6)
+    assert given_up == [3, 4, 5, 6, 7], "so many may"
+
+
+def test_a_crowd_has_its_bound_too():
+    arrivals, given_up = Waits(2, 60, patience=60), []
+    for number in range(18):
+        arrivals.begin(lambda number=number: given_up.append(number))
+    assert given_up == [0, 1]
 
 
 def test_one_that_takes_too_long_is_given_up_once():

@@ -34,6 +34,7 @@ _KEEPALIVE_SECONDS: Final = 120
 _MAX_ARRIVING: Final = 256
 _MAX_LEAVING: Final = 256
 _OTHERS: Final = 64
+_MAX_PENDING: Final = 4096
 
 
 class GrpcServer:
@@ -144,6 +145,10 @@ def _options(flags: ServerFlags) -> list[tuple[str, int | str]]:
         ("grpc.http2.bdp_probe", 0),
         # Two servers on one port would share its connections without a word.
         ("grpc.so_reuseport", 0),
+        # Of requests that gRPC hasn't handed over yet it cancels some at random, from 1000 on by
+        # its own rule. Handed over they are answered, or refused with a reason.
+        ("grpc.server.max_pending_requests", _MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_PENDING),
         # A connection whose client has vanished ends.
         ("grpc.keepalive_time_ms", _KEEPALIVE_SECONDS * 1000),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_SECONDS * 500),

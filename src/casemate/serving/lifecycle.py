@@ -10,35 +10,40 @@ from typing import Final
 
 from casemate.serving.status import Code, RequestError
 
-_SWEEP_SECONDS: Final = 0.5
+_SWEEP_SECONDS: Final = 0.25
+_PATIENCE_SECONDS: Final = 1.0
+# So many times as many as may wait for long may wait at all.
+_CROWD: Final = 8
 
 
 class Waits:
     """Requests that wait for their client: to send its message, or to read its answer.
 
     Each holds a thread or memory, and nothing makes a client go on. So one that takes too long is
-    given up, and when too many wait the one that has waited longest makes room for the next.
+    given up, and when too many wait the one that has waited longest makes room for the next. Of a
+    crowd that comes at once each waits for a moment, and no client is to blame: that is let be.
 
     Args:
-        most: how many may wait at once.
+        most: how many may wait at once for longer than ``patience``.
         seconds: how long each may.
+        patience: how long nobody makes room for others.
     """
 
-    def __init__(self, most: int, seconds: float) -> None:
+    def __init__(self, most: int, seconds: float, *, patience: float = _PATIENCE_SECONDS) -> None:
         self._most = most
         self._seconds = seconds
+        self._patience = patience
         self._lock = threading.Lock()
-        # By arrival: the first has waited longest.
+        # Since when, by arrival: the first has waited longest.
         self._waiting: dict[object, tuple[float, Callable[[], object]]] = {}
         threading.Thread(target=self._sweep, name="waits", daemon=True).start()
 
     def begin(self, give_up: Callable[[], object]) -> object:
         """Begin to wait; ``give_up`` ends the wait from another thread. Returns what ends it."""
-        key, evicted = object(), None
+        key, now = object(), time.monotonic()
         with self._lock:
-            if len(self._waiting) >= self._most:
-                _, evicted = self._waiting.pop(next(iter(self._waiting)))
-            self._waiting[key] = (time.monotonic() + self._seconds, give_up)
+            evicted = self._make_room(now)
+            self._waiting[key] = (now, give_up)
         if evicted is not None:
             evicted()
         return key
@@ -57,16 +62,29 @@ class Waits:
         finally:
             self.end(key)
 
+    def _make_room(self, now: float) -> Callable[[], object] | None:
+        """Take the one that has waited longest, if it has to make room for one more."""
+        if len(self._waiting) < self._most:
+            return None
+        longest = next(iter(self._waiting))
+        since, give_up = self._waiting[longest]
+        if now - since < self._patience and len(self._waiting) < _CROWD * self._most:
+            return None
+        del self._waiting[longest]
+        return give_up
+
     def _sweep(self) -> None:
         while True:
             time.sleep(_SWEEP_SECONDS)
             now, late = time.monotonic(), []
             with self._lock:
-                for key, (end, give_up) in tuple(self._waiting.items()):
-                    if end > now:
+                for key, (since, give_up) in tuple(self._waiting.items()):
+                    if since + self._seconds > now:
                         break
                     del self._waiting[key]
                     late.append(give_up)
+                while len(self._waiting) > self._most and (evicted := self._make_room(now)):
+                    late.append(evicted)
             for give_up in late:
                 give_up()
 
