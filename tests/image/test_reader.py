@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -93,12 +94,20 @@ def test_other_files_are_named_as_such(tmp_path: Path, content: bytes) -> None:
     assert "6e6f7420" not in str(caught.value), "it may be a key that somebody took for an image"
 
 
-@pytest.mark.parametrize("name", ["missing", "folder"])
+@pytest.mark.parametrize("name", ["missing", "folder", "pipe"])
 def test_what_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    # Nobody may be waited for who would write into a pipe: after a while, somebody does.
+    rescue = threading.Timer(5, lambda: os.close(os.open(tmp_path / "pipe", os.O_RDWR)))
+    rescue.daemon = True
+    rescue.start()
+    begin = time.monotonic()
     with pytest.raises(CasemateError) as caught:
         open_image(tmp_path / name, KEY)
+    rescue.cancel()
     assert caught.value.code == "image.unreadable"
+    assert time.monotonic() - begin < 4
 
 
 def test_failing_to_open_leaves_no_descriptor_open(tmp_path: Path) -> None:

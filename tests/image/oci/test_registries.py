@@ -205,6 +205,15 @@ def test_a_pull_goes_on_in_the_next_program(tmp_path, sealed, registry):
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
+def test_a_sealed_image_is_not_taken_for_a_container_image(tmp_path, sealed, registry):
+    repository, reference = reached(registry.host)
+    artifact.push(sealed.path, repository, reference)
+    with pytest.raises(UsageError) as caught:
+        pull_layout(repository, reference, tmp_path / "kept", machine="x86_64", limit=1 << 30)
+    assert caught.value.code == "container.artifact"
+    assert "casemate image pull" in caught.value.remedy
+
+
 def test_a_pull_to_a_place_that_can_not_be_looked_at_is_refused(tmp_path, sealed, registry):
     repository, reference = reached(registry.host)
     artifact.push(sealed.path, repository, reference)

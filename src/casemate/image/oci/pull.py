@@ -40,7 +40,7 @@ def pull_layout(
         ``sha256:…`` of the image's manifest.
 
     Raises:
-        UsageError: ``container.reference``, ``container.too-large``.
+        UsageError: ``container.reference``, ``container.artifact``, ``container.too-large``.
         UnavailableError, MalformedError, NotGenuineError: ``registry.*``, ``container.*``.
     """
     with writing(folder):
@@ -55,6 +55,15 @@ def pull_layout(
             host=reference.host, name=reference.name, tag="", digest=blob_of(descriptor).digest
         )
         digest, data, kind = repository.manifest(reference)
+    if artifact := manifest.get("artifactType"):
+        raise UsageError(
+            "container.artifact",
+            "what the registry has there is no container image",
+            field="artifactType",
+            expected="none, as container images have it",
+            got=ascii(artifact)[:120],
+            remedy="A sealed image is fetched by casemate image pull.",
+        )
     blobs = [blob_of(each) for each in descriptors(manifest)]
     total = sum(blob.size for blob in blobs)
     if total > limit:
