@@ -221,6 +221,23 @@ def test_what_is_no_file_is_not_written_as_if_it_were_an_empty_one(tmp_path: Pat
         assert got in done.stderr
 
 
+@pytest.mark.parametrize("command", [["cat", "large"], ["cat", "small"], ["ls"], ["ls", "--json"]])
+def test_output_that_can_not_be_written_is_an_error(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/large").write_bytes(bytes(1 << 20))
+    (tmp_path / "tree/small").write_bytes(b"x")
+    image = sealed_with_key(tmp_path, "image", tmp_path / "tree")
+    name, *rest = command
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*_CASEMATE, "image", name, image, *rest, "--key", tmp_path / "key"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, "output.unwritable" in done.stderr) == (2, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
 def test_names_from_others_do_not_reach_the_terminal_as_they_are(tmp_path: Path) -> None:
     """Whoever made a container image chose them; an escape sequence could rewrite the screen."""
     name = "a\x1b[2J\nfile 0644 b"

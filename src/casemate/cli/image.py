@@ -227,6 +227,7 @@ def cat(image: Path, path: str, key: Path, image_id: str | None) -> None:
         size = opened.content_of(entry).size
         for start in range(0, max(size, 1), _PIECE):  # what isn't a file is read from, and refused
             sys.stdout.buffer.write(opened.read_file(entry, start, _PIECE))
+        sys.stdout.buffer.flush()  # while errors are still heeded
 
 
 @command.command(epilog="Example:  casemate image diff old.image new.image --key secrets/image_key")

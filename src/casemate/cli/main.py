@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import sys
@@ -10,9 +11,10 @@ from typing import NoReturn
 import click
 
 from casemate import __version__
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, UsageError
 from casemate.errors.render import render_error
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _SECTIONS = {
     "To see it all": {
         "demo": "The whole flow on this machine, with a real model and a real picture",
@@ -112,7 +114,24 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone; say nothing more
         sys.exit(1)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _FULL:
+            raise
+        failed = _unwritable(error)
+        click.echo(render_error(failed), err=True)
+        sys.stdout = None  # what it still holds can't be written either
+        sys.exit(failed.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unwritable(error: OSError) -> CasemateError:
+    return UsageError(
+        "output.unwritable",
+        "the output can't be written",
+        field="stdout",
+        got=error.strerror or str(error),
+        remedy="Make room where it goes, and run the command again.",
+    )
 
 
 def _show(error: CasemateError, *, wants_json: bool) -> None:
