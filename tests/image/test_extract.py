@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -150,6 +151,35 @@ class _LaysATrap:
             self.laid = True
             (self.out / "z").rename(self.out / "moved")
             (self.out / "z").symlink_to(self.outside)
+
+
+def test_two_do_not_extract_to_one_directory_at_once(tmp_path: Path) -> None:
+    """Both could find it empty; then the second would fail, and remove what the first wrote."""
+    info = seal([file("a", varied(40 * CHUNK))], KEY, tmp_path / "image")
+    (out := tmp_path / "out").mkdir()
+    refusals: list[OSError] = []
+
+    def locked(done: int, total: int) -> None:
+        other = os.open(out, os.O_RDONLY)
+        try:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            refusals.append(error)
+        finally:
+            os.close(other)
+
+    with open_image(info.path, KEY) as image:
+        extract(image, out, progress=locked)
+        assert refusals
+        (out / "a").unlink()
+        first = os.open(out, os.O_RDONLY)
+        try:
+            fcntl.flock(first, fcntl.LOCK_EX)
+            with pytest.raises(UsageError, match="another program"):
+                extract(image, out)
+        finally:
+            os.close(first)
+        extract(image, out)
 
 
 def test_another_process_that_plants_links_gains_nothing(tmp_path: Path) -> None:

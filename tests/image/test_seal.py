@@ -201,6 +201,17 @@ def test_a_destination_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert caught.value.code == "image.unwritable"
 
 
+def test_a_device_or_pipe_keeps_its_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(UsageError) as caught:
+            seal([file("a", b"")], KEY, tmp_path / name)
+        assert caught.value.code == "image.unwritable"
+        assert caught.value.field == str(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_progress_counts_up_to_the_total(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     seal(

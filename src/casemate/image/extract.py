@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 from collections import OrderedDict
@@ -88,6 +89,7 @@ def extract(
     except OSError as error:
         raise unwritable(destination, error) from error
     try:
+        _require_alone(destination, root)
         _require_empty(destination, root)
         _require_space(destination, root, chosen)
         try:
@@ -104,6 +106,23 @@ def extract(
         raise
     finally:
         os.close(root)
+
+
+def _require_alone(destination: Path, root: int) -> None:
+    """Two that extract here at once would each remove what the other wrote, when one fails."""
+    try:
+        fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
+    except BlockingIOError as error:
+        raise UsageError(
+            "image.destination",
+            f"another program is extracting to {destination}",
+            field=str(destination),
+            expected="a directory that nobody else writes to",
+            got="a lock on it",
+            remedy="Choose another directory, or wait for the other program.",
+        ) from error
+    except OSError:  # a file system without locks
+        return
 
 
 def _require_empty(destination: Path, root: int) -> None:

@@ -7,6 +7,7 @@ import errno
 import hmac
 import os
 import secrets
+import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -101,6 +102,7 @@ def seal(
     Source: specs/sealed-image.md, "Sealing".
     """
     # 1. The tree's one order and form; every byte's place; the table of contents.
+    _require_no_device(destination)
     layout = lay_out(normalised(entries))
     plain = _Plaintext(layout, encode_toc(layout.toc()))
     try:
@@ -123,6 +125,23 @@ def seal(
         file_size=header.file_size,
         entries=len(layout.entries),
     )
+
+
+def _require_no_device(destination: Path) -> None:
+    """The image would take the name of ``/dev/null`` away from it, as of any other file."""
+    try:
+        mode = destination.lstat().st_mode
+    except OSError:  # nothing is there; or making a file will tell
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise UsageError(
+            "image.unwritable",
+            f"{destination} can't be replaced by an image",
+            field=str(destination),
+            expected="a file, or a name that is free",
+            got="a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket",
+            remedy="Name a file: an image is written to one, and then read from there.",
+        )
 
 
 def _seal_into(
