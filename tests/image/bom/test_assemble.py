@@ -92,6 +92,15 @@ def test_excludes_leave_out_files_and_whole_folders(supply):
     assert set(entries) == {"srv", "srv/keep", "srv/sub", "srv/sub/c"}
 
 
+def test_a_folder_that_is_named_and_excluded_stays_out_as_with_rsync(supply):
+    here = supply(a__x=b"", b__x=b"")
+    assembly = assembled(f"excludes: [/b]\n{copy(here, 'dirs: [a, b]')}")
+    assert set(tree(assembly)) == {"srv", "srv/a", "srv/a/x"}
+    (warning,) = assembly.warnings
+    assert f"bill.yaml:2: {here}/b" in warning
+    assert set(tree(assembled(f"excludes: [b]\n{copy(here, 'dirs: [b/]')}"))) == {"srv", "srv/x"}
+
+
 def test_a_pattern_takes_what_matches_in_order_and_something_must(supply):
     here = supply(a1=b"1", a2=b"2", b=b"")
     assert set(tree(assembled(copy(here, "files: ['a*']")))) == {"srv", "srv/a1", "srv/a2"}

@@ -41,6 +41,14 @@ def test_whole_safetensors(header, size):
     assert check_safetensors(safetensors(header, bytes(size))) == count
 
 
+@pytest.mark.parametrize("data", [b"", bytes(8), struct.pack("<Q", 1) + b"{"])
+def test_a_file_that_is_too_short_for_any_header_is_said_to_be(data):
+    with pytest.raises(MalformedError) as caught:
+        check_safetensors(data)
+    assert (caught.value.field, caught.value.got) == ("size", str(len(data)))
+    assert caught.value.expected == "10 bytes or more"
+
+
 @pytest.mark.parametrize(
     "data",
     [

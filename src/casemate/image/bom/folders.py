@@ -51,6 +51,9 @@ def _add_folders(builder: Builder, base: str, copy: CopyItem, folder: str, owner
         builder.sources.add(real(copy.source or start))
         _check_inside(start, copy, copy.where)
         name = "" if folder.endswith("/") else start.name
+        if name and is_excluded(name, copy.excludes, folder=True):
+            builder.warnings.append(f"{copy.where}: {start} is named, and excluded: it stays out")
+            continue
         _Copying(
             builder=builder,
             copy=copy,

@@ -10,6 +10,7 @@ import math
 from casemate.encoding import decode_json
 from casemate.image.model.errors import malformed
 
+_SMALLEST = 8 + len("{}")
 MAX_HEADER = 100_000_000
 _MAX_DIMENSIONS = 64
 _FIELDS = {"dtype", "shape", "data_offsets"}
@@ -30,8 +31,10 @@ def header_size(start: bytes, file_size: int) -> int:
     Raises:
         MalformedError: ``model.malformed``.
     """
+    if len(start) != 8 or file_size < _SMALLEST:
+        raise malformed("size", f"{_SMALLEST} bytes or more", str(file_size))
     size = int.from_bytes(start, "little")
-    if len(start) != 8 or not 2 <= size <= min(MAX_HEADER, file_size - 8):
+    if not 2 <= size <= min(MAX_HEADER, file_size - 8):
         raise malformed("header size", f"2 to {min(MAX_HEADER, file_size - 8)}", str(size))
     return size
 
