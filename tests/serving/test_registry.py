@@ -256,6 +256,24 @@ def test_a_label_for_a_version_that_is_not_served_is_refused_unless_allowed(base
     assert version(registry, label="next") == 4
 
 
+def test_a_label_is_set_when_its_version_comes(base):
+    """A configuration is often there before the model that it tells of."""
+    registry = started(base, labels=(("stable", 3),))
+    settings = ModelSettings(
+        name="m", base_path=base, policy=All(), labels=(("stable", 3), ("canary", 4))
+    )
+    with pytest.raises(RequestError, match="canary"):
+        registry.replace((settings,))
+    registry.poll()
+    assert version(registry, label="stable") == 3, "the labels there were hold on"
+    with pytest.raises(RequestError):
+        version(registry, label="canary")
+
+    put_model(base, MODEL, version=4)
+    registry.poll()
+    assert version(registry, label="canary") == 4
+
+
 def test_nothing_to_serve_at_the_start_is_an_error(tmp_path):
     with pytest.raises(UsageError, match=r"1/model\.onnx"):
         started(tmp_path)

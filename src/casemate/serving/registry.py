@@ -108,6 +108,8 @@ class _Managed:
     bases: dict[int, Path] = field(default_factory=dict)
     # Why the folder can't be read, where that was said already.
     unreadable: str = ""
+    # Whether the labels of the settings are set: one may name a version that is yet to come.
+    labelled: bool = False
 
 
 class Registry:
@@ -156,7 +158,7 @@ class Registry:
             failures = []
             for settings in models:
                 managed = self._managed.setdefault(settings.name, _Managed(settings))
-                managed.settings = settings
+                managed.settings, managed.labelled = settings, False
                 managed.failures.clear()
                 failure = self._reconcile(managed)
                 if not self._versions(settings.name):
@@ -178,6 +180,9 @@ class Registry:
         with self._changing:
             for managed in self._managed.values():
                 self._reconcile(managed)
+                if not managed.labelled:
+                    with contextlib.suppress(RequestError):  # said when they were asked for
+                        self._label(managed)
 
     @contextlib.contextmanager
     def lease(self, choice: ModelChoice) -> Iterator[Servable]:
@@ -368,6 +373,7 @@ class Registry:
         if settings.name in self._served:
             labelled = _Served(versions=versions, labels=MappingProxyType(dict(settings.labels)))
             self._served = MappingProxyType({**self._served, settings.name: labelled})
+            managed.labelled = True
 
     def _note(self, managed: _Managed, state: VersionState) -> None:
         with self._states:
