@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from tests.support.failing_calls import failing, needs_failing_calls
 from tests.support.forged_images import forge
 from tests.support.trees import (
     CHUNK,
@@ -24,10 +25,12 @@ from tests.support.trees import (
 
 from casemate.errors import UsageError
 from casemate.image.format import encode_toc
+from casemate.image.keys import encode_key_file
 from casemate.image.payload import PayloadReader, lay_out
 from casemate.image.reader import open_image
 from casemate.image.seal import seal
 from casemate.image.tree import TreeEntry, normalised, tree_from_directory
+from casemate.project.programs import casemate_command, run_program
 from casemate.types import Secret
 
 
@@ -199,6 +202,39 @@ def test_a_destination_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         seal([file("a", b"")], KEY, tmp_path / "file" / "image")
     assert caught.value.code == "image.unwritable"
+
+
+@needs_failing_calls
+@pytest.mark.parametrize(
+    ("call", "number", "error", "status"),
+    [
+        ("openat", 2, "EOPNOTSUPP", 0),  # a file system without files that have no name yet
+        ("openat", 2, "ENOSPC", 2),
+        ("fsync", 1, "EIO", 2),
+        ("linkat", 1, "ENOSPC", 2),
+        ("renameat", 1, "EIO", 2),
+    ],
+)
+def test_whatever_fails_leaves_a_whole_image_or_none(
+    tmp_path: Path, call: str, number: int, error: str, status: int
+) -> None:
+    if call == "linkat":
+        try:
+            os.close(os.open(tmp_path, os.O_TMPFILE | os.O_RDWR, 0o600))
+        except OSError as why:
+            pytest.skip(f"this file system has no files without a name: {why}")
+    folder, info = seal_folder(tmp_path)
+    (images := tmp_path / "images").mkdir()
+    (tmp_path / "key").write_bytes(encode_key_file(KEY).reveal())
+    command = casemate_command(
+        "image", "seal", str(folder), str(images / "image"), "--key", str(tmp_path / "key")
+    )
+    about = str(images) if call == "openat" else None
+    done = run_program(failing(command, call, number, error=error, path=about))
+    assert (done.status, "image.unwritable" in done.stderr) == (status, bool(status)), done.stderr
+    assert [path.read_bytes() for path in images.iterdir()] == (
+        [] if status else [info.path.read_bytes()]
+    )
 
 
 def test_a_device_or_pipe_keeps_its_name(tmp_path: Path) -> None:
