@@ -31,6 +31,8 @@ _MAX_BATCH: Final = 100_000
 _MAX_QUEUE: Final = 100_000
 _MAX_THREADS: Final = 1024
 _MAX_MICROS: Final = 60_000_000
+# A batch that would need more is computed as it is: its rows are as large as a client likes.
+_MAX_PADDING_BYTES: Final = 256 << 20
 
 _Key: TypeAlias = tuple[object, ...]
 
@@ -269,6 +271,8 @@ class Batcher:
     def _run_together(self, tasks: list[_Task], outputs: tuple[str, ...]) -> list[list[Array]]:
         rows = sum(task.rows for task in tasks)
         padding = self._padded(rows) - rows
+        if padding * sum(map(_row_bytes, tasks[0].feeds.values())) > _MAX_PADDING_BYTES:
+            padding = 0
         feeds = {}
         for name, first in tasks[0].feeds.items():
             parts = [task.feeds[name] for task in tasks]
@@ -297,6 +301,12 @@ class Batcher:
         for task in tasks:
             task.error = error
             task.done.set()
+
+
+def _row_bytes(array: Array) -> int:
+    """How much the first row of an input takes."""
+    first = array[:1]
+    return sum(map(len, first.flat)) if array.dtype == object else first.nbytes
 
 
 def can_batch(model: Engine) -> bool:

@@ -6,6 +6,7 @@ here alone.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -110,7 +111,7 @@ class Core:
         signature = find_signature(servable, question.signature)
         wanted = _wanted(signature, question.outputs)
         decoding = time.perf_counter()
-        feeds = _tensors(signature, feed(signature))
+        feeds = self._tensors(signature, feed(signature), question.deadline)
         self.metrics.phase(servable.name, "decode", time.perf_counter() - decoding)
         check_deadline(question.deadline)
         names = list(dict.fromkeys(signature.outputs[alias].tensor.name for alias in wanted))
@@ -131,6 +132,24 @@ class Core:
                 for alias in wanted
             ),
         )
+
+    def _tensors(
+        self, signature: Signature, arrays: Mapping[str, Array], deadline: float | None
+    ) -> dict[str, Array]:
+        """The model's own inputs, by its own names."""
+        feeds, room = {}, self.max_bytes
+        for alias, port in signature.inputs.items():
+            array = arrays[alias]
+            if port.picture is not None:
+                from casemate.serving.picture import decode_pictures
+
+                check = functools.partial(check_deadline, deadline)
+                array = decode_pictures(
+                    array, port.picture, port.tensor.element, alias, max_bytes=room, check=check
+                )
+                room -= array.nbytes
+            feeds[port.tensor.name] = array
+        return feeds
 
 
 def find_signature(servable: Servable, name: str) -> Signature:
@@ -188,16 +207,3 @@ def _wanted(signature: Signature, outputs: tuple[str, ...]) -> tuple[str, ...]:
         got = shown(unknown[0]) if unknown else "a name twice"
         raise wrong("output_filter", ", ".join(signature.outputs), got)
     return outputs
-
-
-def _tensors(signature: Signature, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The model's own inputs, by its own names."""
-    feeds = {}
-    for alias, port in signature.inputs.items():
-        array = arrays[alias]
-        if port.picture is not None:
-            from casemate.serving.picture import decode_pictures
-
-            array = decode_pictures(array, port.picture, port.tensor.element, alias)
-        feeds[port.tensor.name] = array
-    return feeds

@@ -22,6 +22,9 @@ from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
 _FLOATS: Final = (wire.DT_FLOAT, wire.DT_DOUBLE, wire.DT_HALF)
 _STRING_BYTES: Final = 64
+# Each takes hundreds of bytes here, and may have two in a message.
+MAX_EXAMPLES: Final = 1 << 20
+MAX_FEATURES: Final = 1 << 20
 _LISTS: Final = MappingProxyType(
     {"bytes": "bytes_list", "float": "float_list", "int": "int64_list"}
 )
@@ -68,15 +71,23 @@ def examples_from(message: wire.Input) -> Examples:
     kind = message.WhichOneof("kind")
     if kind == "example_list_with_context":
         listed = message.example_list_with_context.examples
-        context = _features(message.example_list_with_context.context)
+        context = _features(message.example_list_with_context.context, MAX_FEATURES)
     else:
         listed, context = message.example_list.examples, {}
     if not listed:
         raise wrong("input", "at least one example", "none")
-    return Examples(examples=[_features(example) for example in listed], context=context)
+    if len(listed) > MAX_EXAMPLES:
+        raise wrong("input", f"at most {MAX_EXAMPLES} examples", str(len(listed)))
+    examples, room = [], MAX_FEATURES
+    for example in listed:
+        examples.append(_features(example, room))
+        room -= len(examples[-1])
+    return Examples(examples=examples, context=context)
 
 
-def _features(example: wire.Example) -> dict[str, Feature]:
+def _features(example: wire.Example, most: int) -> dict[str, Feature]:
+    if len(example.features.feature) > most:
+        raise wrong("input", f"at most {MAX_FEATURES} features in all", "more")
     features = {}
     for name, feature in example.features.feature.items():
         kind = feature.WhichOneof("kind")

@@ -30,6 +30,8 @@ PREDICTION: Final = "tensorflow.serving.PredictionService"
 MODEL: Final = "tensorflow.serving.ModelService"
 INFERENCE: Final = "inference.GRPCInferenceService"
 SERVICES: Final = (PREDICTION, MODEL, INFERENCE)
+# As much as a file of the same content may have (``settings.py``).
+_MAX_QUICK_BYTES: Final = 4 << 20
 _LOG: Final = logging.getLogger(__name__)
 _GRPC: Final = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -92,9 +94,17 @@ class Endpoint:
     def quick(
         self, request_type: type[_Request], answer: Callable[[_Request], Message]
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """A method that only says how things are; it is answered while the server drains, too."""
+        """A method that only says how things are; it is answered while the server drains, too.
+
+        Nobody counts these or has them wait, and a message takes many times its size. So they are
+        small.
+        """
 
         def handle(content: bytes, context: grpc.ServicerContext) -> bytes:
+            if len(content) > _MAX_QUICK_BYTES:
+                context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
+                context.set_details(f"a message of more than {_MAX_QUICK_BYTES} bytes")
+                return b""
             return self._answered(content, context, request_type, answer)[0]
 
         return self.received(handle)
@@ -118,7 +128,7 @@ class Endpoint:
                 return answer(request, deadline)
 
             try:
-                with self._inside(context), self._workers.inside(deadline):
+                with self._inside(context, len(content)), self._workers.inside(deadline):
                     reply, code = self._answered(content, context, request_type, answer_in_time)
                 return reply
             except CasemateError as error:
@@ -132,20 +142,20 @@ class Endpoint:
         return self.received(handle)
 
     @contextlib.contextmanager
-    def _inside(self, context: grpc.ServicerContext) -> Iterator[None]:
+    def _inside(self, context: grpc.ServicerContext, size: int) -> Iterator[None]:
         """Be counted: while it computes here, and until its client has the answer for the gate.
 
         Raises:
             RequestError: ``serving.draining``, ``serving.busy``, ``serving.gone``.
         """
-        self._gate.enter()
+        self._gate.enter(size)
         try:
             if not context.add_callback(self._gate.leave):
                 self._gate.leave()
                 raise RequestError(Code.CANCELLED, "serving.gone", "the client is gone already")
             yield
         finally:
-            self._gate.computed()
+            self._gate.computed(size)
 
     def _answered(
         self,

@@ -94,17 +94,20 @@ class Gate:
 
     Args:
         most: how many may compute or wait for their turn at once.
+        most_bytes: how large their messages may be, all together; one alone may be larger.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, most_bytes: int = 1 << 30) -> None:
         self._most = most
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._quiet = threading.Condition()
         self._computing = 0
         self._inside = 0
         self._closed = False
 
-    def enter(self) -> None:
-        """Count a request in.
+    def enter(self, size: int = 0) -> None:
+        """Count a request in, whose message holds ``size`` bytes.
 
         Raises:
             RequestError: ``serving.draining``, ``serving.busy``.
@@ -124,13 +127,23 @@ class Gate:
                     expected=f"at most {self._most} at once",
                     remedy="Ask again later.",
                 )
+            if self._bytes and self._bytes + size > self._most_bytes:
+                raise RequestError(
+                    Code.RESOURCE_EXHAUSTED,
+                    "serving.busy",
+                    "the server holds as many bytes of requests as it can",
+                    expected=f"at most {self._most_bytes} bytes at once",
+                    remedy="Ask again later.",
+                )
             self._computing += 1
             self._inside += 1
+            self._bytes += size
 
-    def computed(self) -> None:
+    def computed(self, size: int = 0) -> None:
         """A request has its answer, which its client may yet have to read."""
         with self._quiet:
             self._computing -= 1
+            self._bytes -= size
 
     def leave(self) -> None:
         """Count a request out: its answer has gone to the transport."""

@@ -26,7 +26,7 @@ from casemate.serving.signature import (
     default_signatures,
     parse_signatures,
 )
-from casemate.serving.source import SAVED_MODEL_FILE, VersionFolder
+from casemate.serving.source import SAVED_MODEL_FILE, VersionFolder, check_folder
 from casemate.serving.status import Code, status_of
 from casemate.serving.turns import Turns
 from casemate.serving.warmup import WARMUP_FILE, read_warmup
@@ -181,6 +181,7 @@ class Direct:
 
 
 def _load(version: VersionFolder, options: EngineOptions) -> Loaded:
+    check_folder(version.folder)
     if version.file.name == SAVED_MODEL_FILE:
         # Imported here: TensorFlow is an extra, and takes seconds.
         from casemate.serving.saved_model.loading import load_saved_model

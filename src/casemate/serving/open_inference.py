@@ -21,7 +21,7 @@ from casemate.serving.dtypes import Array, ElementType
 from casemate.serving.registry import ModelChoice
 from casemate.serving.signature import Port, Signature
 from casemate.serving.status import shown, wrong
-from casemate.serving.tensors import as_strings, from_bytes, from_list, measure
+from casemate.serving.tensors import MAX_DIMENSIONS, as_strings, from_bytes, from_list, measure
 from casemate.serving.wire import open_inference_pb2 as wire
 from casemate.serving.wire import tensorflow_serving_pb2 as tensorflow_wire
 
@@ -247,9 +247,9 @@ class OpenInferenceApi:
             raise wrong("raw_input_contents", f"none or {len(request.inputs)}", str(len(raw)))
         feeds, room = {}, self._core.max_bytes
         for index, message in enumerate(request.inputs):
-            tensor = Tensor(
-                name=message.name, datatype=message.datatype, shape=tuple(message.shape)
-            )
+            # Few more than a shape may have: a message may bring millions.
+            shape = tuple(message.shape[: MAX_DIMENSIONS + 1])
+            tensor = Tensor(name=message.name, datatype=message.datatype, shape=shape)
             port = port_for(signature, tensor)
             if raw and message.HasField("contents"):
                 raise wrong(f"inputs['{tensor.name}']", "contents or raw contents", "both")

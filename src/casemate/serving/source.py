@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from casemate.errors import UsageError
+from casemate.errors import MalformedError, UsageError
 
 MODEL_FILE: Final = "model.onnx"
 SAVED_MODEL_FILE: Final = "saved_model.pb"
@@ -57,6 +60,27 @@ def list_versions(base: Path) -> dict[int, VersionFolder]:
     except OSError as error:
         raise no_model(base, error.strerror or "unreadable") from error
     return versions
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a version with something in it that is no file: opening a pipe waits for ever.
+
+    Raises:
+        MalformedError: ``serving.model`` where there is a pipe, a socket or a device, or a link to
+            one.
+    """
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)  # noqa: PTH118 (thousands of files)
+            with contextlib.suppress(OSError):  # a link to nothing: whoever needs it says so
+                if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+                    raise MalformedError(
+                        "serving.model",
+                        "a version's folder holds something other than files",
+                        field=path[-200:],
+                        expected="a file",
+                        got="a pipe, a socket or a device",
+                    )
 
 
 def no_model(base: Path, got: str) -> UsageError:

@@ -21,7 +21,7 @@ from casemate.serving.registry import ModelChoice
 from casemate.serving.settings import ModelSettings, settings_from
 from casemate.serving.signature import Port, Signature, Signatures, TensorSpec
 from casemate.serving.status import Code, RequestError, shown, wrong
-from casemate.serving.tensors import decode_tensor, encode_tensor
+from casemate.serving.tensors import MAX_DIMENSIONS, decode_tensor, encode_tensor
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
 METHOD_PREFIX: Final = "tensorflow/serving/"
@@ -99,10 +99,12 @@ class TensorFlowApi:
         self, request: wire.MultiInferenceRequest, deadline: float | None = None
     ) -> wire.MultiInferenceResponse:
         """``PredictionService.MultiInference``: several signatures of one model, one input."""
+        if len(request.tasks) > _MAX_TASKS:
+            raise wrong("tasks", f"at most {_MAX_TASKS}", str(len(request.tasks)))
         tasks = [(task.model_spec, task.method_name) for task in request.tasks]
         names = {spec.name for spec, _ in tasks}
         signatures = {spec.signature_name for spec, _ in tasks}
-        if len(names) != 1 or len(signatures) != len(tasks) or len(tasks) > _MAX_TASKS:
+        if len(names) != 1 or len(signatures) != len(tasks):
             raise wrong("tasks", f"1 to {_MAX_TASKS} different signatures of one model", "others")
         examples = examples_from(request.input)
         reply = wire.MultiInferenceResponse()
@@ -272,7 +274,8 @@ def _describe(info: wire.TensorInfo, spec: TensorSpec, tensor: str) -> None:
 
 
 def _decode(tensor: wire.TensorProto, alias: str, port: Port, room: int) -> Array:
-    sizes = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    # Few more than a shape may have: a message may bring millions.
+    sizes = tuple(dim.size for dim in tensor.tensor_shape.dim[: MAX_DIMENSIONS + 1])
     spec = port.spec
     # A picture may come alone, without a first dimension.
     alone = port.picture is not None and not sizes

@@ -64,8 +64,11 @@ def decode_tensor(
         if "tensor_content" in fields:
             strings: Sequence[object] = _split_strings(fields["tensor_content"], name, count)
         else:
-            strings = list(fields.get(element.field, ()))
-            _check_count(len(strings), name, element, count)
+            listed = fields.get(element.field, ())
+            _check_count(len(listed), name, element, count)
+            if listed:
+                _check_repeated(len(listed[-1]) * (count - len(listed)), name, element)
+            strings = list(listed)
         return as_strings(strings, name=name, count=count, raw=raw_strings).reshape(shape)
     if "tensor_content" in fields:
         content = fields["tensor_content"]
@@ -122,7 +125,7 @@ def _shape(
     """The shape and number of elements: known, from 0, and within the limit."""
     if proto.unknown_rank:
         raise _malformed(name, "tensor_shape", "a tensor without a shape", expected="a known rank")
-    shape = tuple(dim.size for dim in proto.dim)
+    shape = tuple(dim.size for dim in proto.dim[: MAX_DIMENSIONS + 1])
     return shape, measure(shape, name=name, element=element, max_bytes=max_bytes)
 
 
@@ -134,7 +137,7 @@ def measure(shape: tuple[int, ...], *, name: str, element: ElementType, max_byte
     """
     if len(shape) > MAX_DIMENSIONS:
         raise _malformed(
-            name, "tensor_shape", "too many dimensions", f"at most {MAX_DIMENSIONS}", len(shape)
+            name, "tensor_shape", "too many dimensions", f"at most {MAX_DIMENSIONS}", "more"
         )
     if any(size < 0 for size in shape):
         raise _malformed(name, "tensor_shape", "a negative size", "sizes from 0", list(shape))
@@ -189,6 +192,18 @@ def _check_count(given: int, name: str, element: ElementType, count: int) -> Non
             "a large tensor with values left out",
             expected=f"{count} values",
             got=given,
+        )
+
+
+def _check_repeated(size: int, name: str, element: ElementType) -> None:
+    """An engine has a string of its own for each element, where the array has one for all."""
+    if size > MAX_FILLED_BYTES:
+        raise _malformed(
+            name,
+            element.field,
+            "a long string that stands for many",
+            expected=f"at most {MAX_FILLED_BYTES} bytes of what is left out",
+            got=f"{size} bytes",
         )
 
 

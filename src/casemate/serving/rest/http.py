@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import asyncio.sslproto
 import contextlib
+import itertools
 import logging
 import socket
 import ssl
@@ -27,6 +28,10 @@ from casemate.serving.rest.coding import Unpacker
 
 _HEADER_BYTES: Final = 64 << 10
 _READ_BYTES: Final = 256 << 10
+# A body in chunks of a few bytes costs a hundred times what it brings: no client means that.
+_MANY_CHUNKS: Final = 4096
+_MIN_MEAN_CHUNK_BYTES: Final = 32
+_EVENTS_A_TURN: Final = 64
 _IDLE_SECONDS: Final = 120.0
 _LINGER_SECONDS: Final = 0.5
 _BACKLOG: Final = 1024
@@ -301,15 +306,21 @@ class HttpServer:
         return event if isinstance(event, h11.Request) else None
 
     async def _body(self, connection: _Connection) -> bytes:
-        protocol, parts, size = connection.protocol, [], 0
+        protocol, parts, size, received = connection.protocol, [], 0, 0
         unpacker = _unpacker(connection.headers)
-        while True:
+        chunked = b"transfer-encoding" in connection.headers
+        for turn in itertools.count(1):
+            if not turn % _EVENTS_A_TURN:  # one read may bring thousands of chunks
+                await asyncio.sleep(0)
             event = protocol.next_event()
             if event is h11.NEED_DATA:
                 data = await connection.reader.read(_READ_BYTES)
                 protocol.receive_data(data)
             elif isinstance(event, h11.Data):
                 data = bytes(event.data)
+                received += len(data)
+                if chunked and turn > _MANY_CHUNKS and received < turn * _MIN_MEAN_CHUNK_BYTES:
+                    raise _RefusedError(400, "chunks of a few bytes each")
                 for piece in unpacker.pieces(data) if unpacker else (data,):
                     size += len(piece)
                     if size > self._limits.body_bytes:
@@ -323,7 +334,8 @@ class HttpServer:
                     unpacker.end()
                 return b"".join(parts)
             else:
-                raise ConnectionError("the client went away")
+                break
+        raise ConnectionError("the client went away")
 
     async def _send(self, connection: _Connection, response: Response, *, head: bool) -> None:
         protocol, writer = connection.protocol, connection.writer

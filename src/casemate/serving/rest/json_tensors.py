@@ -10,6 +10,7 @@ import base64
 import binascii
 import contextlib
 import gc
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -36,9 +37,30 @@ B64: Final = "b64"
 _FLOATS: Final = (wire.DT_FLOAT, wire.DT_DOUBLE, wire.DT_HALF)
 _WORDS: Final = (b"NaN", b"Infinity")
 _OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY
+# Of a limit of n bytes of JSON, n / 16 may be lists: an empty one takes 64 bytes and is written in
+# three. An object takes as much as four.
+_JSON_A_LIST: Final = 16
+_LISTS_IN_AN_OBJECT: Final = 4
+_MIN_LISTS: Final = 1024
+_MAX_QUOTES: Final = 4096
+_PIECE_BYTES: Final = 64 << 10
 
 
-def parse(body: bytes, *, max_bytes: int) -> dict[str, Json]:
+class Document(dict[str, Json]):
+    """The object that a request's body is.
+
+    Args:
+        value: the object.
+        swells: whether a string in it, put among its numbers, would make an array of them large.
+            NumPy gives each element of an array with strings the room of the longest.
+    """
+
+    def __init__(self, value: Mapping[str, Json], *, swells: bool) -> None:
+        super().__init__(value)
+        self.swells = swells
+
+
+def parse(body: bytes, *, max_bytes: int) -> Document:
     """Read the JSON object that a request's body is.
 
     Raises:
@@ -52,13 +74,31 @@ def parse(body: bytes, *, max_bytes: int) -> dict[str, Json]:
             got=f"{len(body)} bytes",
             remedy="Send tensors over gRPC, or as binary data.",
         )
+    # Lists and objects are many times as large as the two bytes that they may be written in.
+    most = max(max_bytes // _JSON_A_LIST, _MIN_LISTS)
+    if body.count(b"[") + body.count(b"{") * _LISTS_IN_AN_OBJECT > most:
+        raise MalformedError(
+            "serving.json",
+            "the JSON has too many lists and objects",
+            expected=f"at most {most} lists, or a quarter as many objects",
+            remedy="Send tensors over gRPC, or as binary data.",
+        )
     try:
         value = _loads(body)
     except orjson.JSONDecodeError as error:
         value = _with_words(body, error)
     if not isinstance(value, dict):
         raise MalformedError("serving.json", "the body isn't a JSON object")
-    return value
+    return Document(value, swells=_swells(body, max_bytes))
+
+
+def _swells(body: bytes, most: int) -> bool:
+    """Whether its longest string, as often as it has values, takes more than that; or it may."""
+    parts = body.split(b'"', _MAX_QUOTES)
+    if len(parts) > _MAX_QUOTES or b"\\" in body:
+        return True
+    longest = max(map(len, parts[1::2]), default=0)
+    return longest * 4 * (body.count(b",") + 1) > most
 
 
 def _loads(body: bytes) -> Json:
@@ -88,8 +128,15 @@ def _with_words(body: bytes, error: orjson.JSONDecodeError) -> Json:
     ) from error
 
 
-def to_array(value: Json, port: Port, *, name: str, max_bytes: int) -> Array:
+def to_array(value: Json, port: Port, *, name: str, max_bytes: int, swells: bool) -> Array:
     """The array of an input whose shape its nesting says.
+
+    Args:
+        value: what came.
+        port: the input.
+        name: the input's name, for errors.
+        max_bytes: limit on the array.
+        swells: see ``Document``.
 
     Raises:
         MalformedError: where it doesn't fit the input.
@@ -100,18 +147,26 @@ def to_array(value: Json, port: Port, *, name: str, max_bytes: int) -> Array:
     else:
         shape = _outer_shape(value)
         measure(shape, name=name, element=spec.element, max_bytes=max_bytes)
-        array = numbers(value, spec.element, name)
+        array = numbers(value, spec.element, name, swells=swells)
     if not spec.fits(array.shape):
         raise wrong(f"inputs['{name}']", str(spec), f"shape {list(array.shape)}")
     return array
 
 
-def numbers(value: Json, element: ElementType, name: str) -> Array:
+def numbers(value: Json, element: ElementType, name: str, *, swells: bool) -> Array:
     """Nested lists of numbers, or of true and false, as an array of their own shape.
+
+    Args:
+        value: what came.
+        element: the type wanted.
+        name: the input's name, for errors.
+        swells: whether strings must be looked for before an array is made; see ``Document``.
 
     Raises:
         MalformedError: ``serving.request``.
     """
+    if swells and _has_strings(value):
+        raise wrong(name, f"even lists of {element.name}", "something else")
     try:
         array = np.array(value)
     except (ValueError, OverflowError) as error:  # lists of different lengths
@@ -138,6 +193,22 @@ def numbers(value: Json, element: ElementType, name: str) -> Array:
     if array.dtype.kind in "iu" and element.number not in _FLOATS and not (made == array).all():
         raise wrong(name, f"numbers that {element.name} can hold", "others")
     return made
+
+
+def _has_strings(value: Json) -> bool:
+    """Whether there is a string among nested lists, which need be even only up to it."""
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            return True
+        if isinstance(each, list):
+            kinds = set(map(type, each))
+            if str in kinds:
+                return True
+            if list in kinds:
+                waiting.extend(each)
+    return False
 
 
 def _strings(value: Json, port: Port, name: str, max_bytes: int) -> Array:
@@ -230,10 +301,39 @@ def _written_strings(value: object, *, as_bytes: bool) -> Json:
 
 def write(value: Mapping[str, Writable]) -> bytes:
     """The JSON of an answer."""
+    return _written(value)
+
+
+def _written(value: Writable) -> bytes:
     if _finite(value):
         return orjson.dumps(value, option=_OPTIONS)
-    # Rare, so slow: the shortest digits of each number, and words for what isn't one.
-    return json.dumps(value, default=_shortest, separators=(",", ":")).encode()
+    if isinstance(value, np.ndarray | np.generic):
+        return _with_words_for(np.asarray(value))
+    if isinstance(value, Mapping):
+        fields = (b"%s:%s" % (orjson.dumps(key), _written(each)) for key, each in value.items())
+        return b"{%s}" % b",".join(fields)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return b"[%s]" % b",".join(map(_written, value))
+    return json.dumps(value).encode()
+
+
+def _with_words_for(array: Array) -> bytes:
+    """An array with words for what isn't a number, where orjson writes ``null``.
+
+    Piece by piece: words as objects take a hundred bytes each.
+    """
+    strange = array[~np.isfinite(array)]
+    words = np.where(np.isnan(strange), b"NaN", np.where(strange > 0, b"Infinity", b"-Infinity"))
+    text = orjson.dumps(np.ascontiguousarray(array).reshape(array.shape or 1), option=_OPTIONS)
+    made, position, used = bytearray(), 0, 0
+    while position < len(text):
+        comma = text.find(b",", position + _PIECE_BYTES)
+        end = comma if comma >= 0 else len(text)
+        parts = text[position:end].split(b"null")
+        here = words[used : used + len(parts) - 1].tolist()
+        made += b"".join(itertools.chain.from_iterable(zip(parts, (*here, b""), strict=True)))
+        position, used = end, used + len(here)
+    return bytes(made) if array.ndim else bytes(made[1:-1])
 
 
 def _finite(value: object) -> bool:
@@ -244,15 +344,6 @@ def _finite(value: object) -> bool:
     if isinstance(value, list):
         return all(_finite(each) for each in value)
     return not isinstance(value, float) or math.isfinite(value)
-
-
-def _shortest(value: object) -> object:
-    if isinstance(value, np.ndarray | np.generic):
-        array = np.asarray(value)
-        return (
-            array.astype("U32").astype("f8").tolist() if array.dtype.kind == "f" else array.tolist()
-        )
-    raise TypeError(type(value).__name__)
 
 
 def _to_bfloat16(array: Array) -> Array:

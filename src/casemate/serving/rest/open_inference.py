@@ -146,7 +146,9 @@ class OpenInferenceRest:
             check_inputs(signature, [each.tensor.name for each in inputs])
             feeds, room = {}, self._core.max_bytes
             for each in inputs:
-                feeds[each.tensor.name] = _array(each, port_for(signature, each.tensor), room)
+                feeds[each.tensor.name] = _array(
+                    each, port_for(signature, each.tensor), room, swells=document.swells
+                )
                 room -= feeds[each.tensor.name].nbytes
             return feeds
 
@@ -266,7 +268,7 @@ def _flag(item: Mapping[str, Json], name: str) -> bool:
     return bool(value)
 
 
-def _array(given: _Input, port: Port, room: int) -> Array:
+def _array(given: _Input, port: Port, room: int, *, swells: bool) -> Array:
     tensor, element = given.tensor, port.spec.element
     if given.raw is not None:
         return decode_raw(given.raw, tensor, port, room)
@@ -280,7 +282,7 @@ def _array(given: _Input, port: Port, room: int) -> Array:
         raw = port.raw_strings
         made = as_strings(strings, name=tensor.name, count=count, raw=raw)
     else:
-        made = numbers(given.data, element, f"inputs['{tensor.name}'].data")
+        made = numbers(given.data, element, f"inputs['{tensor.name}'].data", swells=swells)
     if made.size != count:
         raise wrong(f"inputs['{tensor.name}'].data", f"{count} values", str(made.size))
     return made.reshape(tensor.shape)

@@ -20,6 +20,7 @@ from casemate.serving.dtypes import Array
 from casemate.serving.examples import Examples, Feature, classes_of, values_of
 from casemate.serving.rest.http import Request, Response
 from casemate.serving.rest.json_tensors import (
+    Document,
     Json,
     Writable,
     decode_string,
@@ -94,9 +95,7 @@ class TensorFlowRest:
         found = _ASK.fullmatch(request.path)
         return (_spec(found).name, found["method"].capitalize()) if found else ("", "")
 
-    def _predict(
-        self, spec: wire.ModelSpec, document: Mapping[str, Json], deadline: float
-    ) -> bytes:
+    def _predict(self, spec: wire.ModelSpec, document: Document, deadline: float) -> bytes:
         by_row = "instances" in document
         if by_row == ("inputs" in document):
             raise key_error("body", document, "one of inputs and instances")
@@ -108,7 +107,9 @@ class TensorFlowRest:
                 columns = _named(document["inputs"], signature)
             feeds, room = {}, self._core.max_bytes
             for alias, port in signature.inputs.items():
-                feeds[alias] = to_array(columns[alias], port, name=alias, max_bytes=room)
+                feeds[alias] = to_array(
+                    columns[alias], port, name=alias, max_bytes=room, swells=document.swells
+                )
                 room -= feeds[alias].nbytes
             return feeds
 
