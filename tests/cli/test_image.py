@@ -26,7 +26,7 @@ from casemate.project.programs import Finished, run_program
 from casemate_testkit.services.registry import FakeRegistry, running
 
 _LIBRARIES = f"{os.uname().machine}-linux-gnu"
-_CASEMATE = [sys.executable, "-m", "casemate.cli.main"]
+_CASEMATE = [sys.executable, "-m", "casemate.cli.start"]
 
 
 def casemate(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:

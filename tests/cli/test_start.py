@@ -43,3 +43,31 @@ def test_ctrl_c_shows_no_traceback(tmp_path, imports, status, said):
 def test_where_it_is_to_be_ignored_it_is(tmp_path, imports):
     """As by whoever starts it in the background of a script."""
     assert interrupted_while(imports, tmp_path, ignored=True).returncode == 7
+
+
+def test_ctrl_c_waits_while_a_launcher_starts(tmp_path):
+    """Python drops some of what it raises while it imports; 1 in 1,000 launches ran on."""
+    program = tmp_path / "python"
+    shows = "import signal\nprint(*signal.pthread_sigmask(signal.SIG_BLOCK, []))\n"
+    program.write_text(f"#!{sys.executable} -I\n{shows}")
+    program.chmod(0o755)
+    command = f"import sys; from casemate.cli.start import main; sys.executable = {str(program)!r}"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{command}; main()", "launch"],
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.stdout == "2\n", "SIGINT"
+
+
+def test_a_launcher_heeds_the_ctrl_c_that_waited(tmp_path):
+    command = [sys.executable, "-I", "-m", "casemate.launcher", "--contract", str(tmp_path / "no")]
+    interrupted = f"""
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+os.kill(os.getpid(), signal.SIGINT)
+os.execv({command[0]!r}, {command!r})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", interrupted], capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (130, "casemate launch: interrupted\n")

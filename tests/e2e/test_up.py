@@ -117,6 +117,6 @@ def _child_running(parent, command):
     for pid in descendants(parent):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # some end while we look
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if [b"casemate.cli.main", command.encode()] == arguments[3:5]:
+            if [b"casemate.cli.start", command.encode()] == arguments[3:5]:
                 return pid
     raise AssertionError("no such child")

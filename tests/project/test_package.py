@@ -122,7 +122,7 @@ def test_the_client_in_its_image_verifies_a_server(layout, tmp_path, name):
     peer.reply = answer(values=[1.0, *[0.0] * 999], shape=(1, 1000)).SerializeToString()
     try:
         done = subprocess.run(
-            ["/usr/bin/python3", "-I", "-m", "casemate.cli.main", "predict", "--policy",
+            ["/usr/bin/python3", "-I", "-m", "casemate.cli.start", "predict", "--policy",
              "/policy.toml", "--server", f"127.0.0.1:{peer.port}", "--image", "/cat.jpg"],
             capture_output=True, text=True, env={}, timeout=60, check=False,
             preexec_fn=lambda: (os.chroot(root), os.chdir("/")),

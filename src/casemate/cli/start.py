@@ -22,3 +22,7 @@ def main() -> None:
     if heeded:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     run()
+
+
+if __name__ == "__main__":
+    main()

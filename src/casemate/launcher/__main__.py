@@ -20,10 +20,11 @@ def main() -> NoReturn:
     """Launch, and exit with the workload's status or with the code of what went wrong."""
     began = time.monotonic()
     scrub_own_environment()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _stop)
     as_json = "--json" in sys.argv[1:]
     try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # as `casemate launch` left it
         # Only now: libraries must not see the host's environment.
         from casemate.launcher.options import parse_options
         from casemate.launcher.run import run_launch

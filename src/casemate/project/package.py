@@ -104,7 +104,7 @@ def _broker(project: Project, reference: str) -> _Built:
     root = read_source("bom:broker")
     port = read_contract_file(project.contract).broker.endpoint[1]
     settings = RunSettings(
-        entrypoint=(PYTHON, "-I", "-m", "casemate.cli.main", "broker"),
+        entrypoint=(PYTHON, "-I", "-m", "casemate.cli.start", "broker"),
         command=(
             *("--policy", POLICY, "--secrets", SECRETS, "--identity", IDENTITY),
             *("--listen", f"0.0.0.0:{port}"),
@@ -149,7 +149,7 @@ def _workload(project: Project, reference: str) -> _Built:
 def _client(project: Project, reference: str) -> _Built:
     root = read_source("bom:client")
     settings = RunSettings(
-        entrypoint=(PYTHON, "-I", "-m", "casemate.cli.main"),
+        entrypoint=(PYTHON, "-I", "-m", "casemate.cli.start"),
         command=("predict", "--help"),
         environment={"LANG": "C.UTF-8"},
         user=_NOBODY,

@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.02
 
 def casemate_command(*arguments: str) -> list[str]:
     """The argument list that runs ``casemate ARGUMENTS`` with this interpreter."""
-    return [sys.executable, "-I", "-m", "casemate.cli.main", *arguments]
+    return [sys.executable, "-I", "-m", "casemate.cli.start", *arguments]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
