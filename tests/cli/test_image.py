@@ -521,6 +521,18 @@ def test_a_tree_is_copied_and_then_only_what_changed(tmp_path: Path) -> None:
     assert json.loads(casemate(*source, "--json").stdout)["changed"] == 0
 
 
+@pytest.mark.parametrize("source", ["", "model:", "oci:", "docker-archive:", "bom:", "registry:"])
+def test_no_name_does_not_mean_the_working_folder(tmp_path: Path, source: str) -> None:
+    """It's what an unset variable comes to in a script."""
+    (tmp_path / "here").mkdir()
+    done = subprocess.run(
+        [*_CASEMATE, "image", "copy", source, tmp_path / "out"],
+        capture_output=True, check=False, cwd=tmp_path / "here",
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_can_be_sealed_can_be_copied(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model/w.pkl").write_bytes(b"\x80\x04.")

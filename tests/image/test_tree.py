@@ -64,6 +64,21 @@ def test_what_cannot_be_sealed_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         tree_from_directory(tmp_path)
     assert caught.value.expected == "a name in UTF-8"
+    assert "Rename" in (caught.value.remedy or "")
+
+
+def test_the_remedy_fits_what_is_wrong(tmp_path: Path) -> None:
+    def remedy(entry: TreeEntry) -> str:
+        with pytest.raises(UsageError) as caught:
+            normalised([entry])
+        return caught.value.remedy or ""
+
+    old = TreeEntry(path="a", kind=EntryKind.FILE, mode=0o644, mtime=-1, source=b"")
+    assert "--keep-times" in remedy(old)
+    assert "Rename" in remedy(file("a" * 256, b""))
+    with pytest.raises(UsageError) as caught:
+        tree_from_directory(tmp_path / "absent")
+    assert "Name a directory" in (caught.value.remedy or "")
 
 
 def test_devices_are_refused() -> None:

@@ -245,7 +245,9 @@ class PayloadReader:
                 "image.tree",
                 f"{entry.path} can't be read",
                 field=str(entry.source),
+                expected="a file that can be read",
                 got=str(error),
+                remedy="Give the right to read it, or leave it out of the tree.",
             ) from error
 
     def _descriptor(self, entry: TreeEntry, source: Path, size: int | None) -> int:

@@ -19,6 +19,9 @@ from casemate.errors import UsageError
 MAX_NAME = 255
 MAX_PATH = 4095
 MODE_BITS = 0o7777
+_REPLACE = "Leave it out of the tree, or replace it by a file, a directory or a link."
+_RENAME = "Rename it, or leave it out of the tree."
+_PERMIT = "Give the right to read it, or leave it out of the tree."
 
 
 class EntryKind(StrEnum):
@@ -88,7 +91,12 @@ def tree_from_directory(
             aren't UTF-8) or can't be read.
     """
     if not path.is_dir():
-        raise _unfit(str(path), "a directory", "something else, or nothing")
+        raise _unfit(
+            str(path),
+            "a directory",
+            "something else, or nothing",
+            "Name a directory that is there.",
+        )
     entries: list[TreeEntry] = []
     first_names: dict[tuple[int, int], str] = {}
     found = sorted(_walk(path), key=lambda item: _sort_key(item[0]))
@@ -110,7 +118,7 @@ def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                     if item.is_dir(follow_symlinks=False):
                         pending.append((item.path, name + "/"))
         except OSError as error:
-            raise _unfit(folder, "a directory that can be read", str(error)) from error
+            raise _unfit(folder, "a directory that can be read", str(error), _PERMIT) from error
 
 
 def _entry(
@@ -126,7 +134,7 @@ def _entry(
         target = os.readlink(item.path) if stat.S_ISLNK(info.st_mode) else ""  # noqa: PTH115
         xattrs = _xattrs(item.path)
     except OSError as error:
-        raise _unfit(item.path, "an entry that can be read", str(error)) from error
+        raise _unfit(item.path, "an entry that can be read", str(error), _PERMIT) from error
     kind, size, source = _kind(info.st_mode, item.path), 0, None
     if kind is EntryKind.FILE:
         first = first_names.setdefault((info.st_dev, info.st_ino), name)
@@ -215,7 +223,10 @@ def check_entry(entry: TreeEntry) -> None:
     if not (0 <= entry.uid < 1 << 32 and 0 <= entry.gid < 1 << 32):
         raise _unfit(path, "owner and group from 0 to 2^32-1", f"{entry.uid}:{entry.gid}")
     if not 0 <= entry.mtime < 1 << 33:
-        raise _unfit(path, "a time from 0 to 2^33-1 seconds", str(entry.mtime))
+        raise _unfit(
+            path, "a time from 0 to 2^33-1 seconds", str(entry.mtime),
+            "Set another time (touch), or do without --keep-times.",
+        )  # fmt: skip
     if not 0 <= entry.size < 1 << 62 or (entry.size and kind is not EntryKind.FILE):
         raise _unfit(path, "a size, and only of a file", str(entry.size))
     if isinstance(entry.source, bytes) and len(entry.source) != entry.size:
@@ -272,32 +283,34 @@ def check_path(path: str) -> None:
     """
     _check_text(path, path)
     if len(path.encode()) > MAX_PATH:
-        raise _unfit(path[:80] + "…", f"at most {MAX_PATH} bytes", f"{len(path.encode())}")
+        got = str(len(path.encode()))
+        raise _unfit(path[:80] + "…", f"at most {MAX_PATH} bytes", got, _RENAME)
     for part in path.split("/"):
         if part in ("", ".", ".."):
             raise _unfit(path, "a relative path without empty, '.' or '..' parts", repr(part))
         if len(part.encode()) > MAX_NAME:
-            raise _unfit(path[:80] + "…", f"names of at most {MAX_NAME} bytes", part[:80] + "…")
+            expected = f"names of at most {MAX_NAME} bytes"
+            raise _unfit(path[:80] + "…", expected, part[:80] + "…", _RENAME)
 
 
 def _check_text(text: str, path: str) -> None:
     try:
         if b"\0" in text.encode():
-            raise _unfit(ascii(path), "text without NUL", "a NUL")
+            raise _unfit(ascii(path), "text without NUL", "a NUL", _RENAME)
     except UnicodeEncodeError as error:
-        raise _unfit(ascii(path), "a name in UTF-8", "other bytes") from error
+        raise _unfit(ascii(path), "a name in UTF-8", "other bytes", _RENAME) from error
 
 
 def _sort_key(path: str) -> bytes:
     return path.encode()
 
 
-def _unfit(path: str, expected: str, got: str) -> UsageError:
+def _unfit(path: str, expected: str, got: str, remedy: str = _REPLACE) -> UsageError:
     return UsageError(
         "image.tree",
         f"{path} can't be sealed",
         field=path,
         expected=expected,
         got=got,
-        remedy="Leave it out of the tree, or replace it by a file, a directory or a link.",
+        remedy=remedy,
     )

@@ -90,6 +90,8 @@ def _read(
     allow_pickle: bool,
     progress: Progress | None,
 ) -> Assembly:
+    if source in ("", _MODEL):  # of an unset variable, say; as a path it would be this folder
+        raise _no_source(source, "no name")
     if source.startswith(_CONTAINERS):
         return _container(source.partition(":")[2], keep_times=keep_times, limit=limit, keys=keys)
     if source.startswith(_REGISTRIES):
@@ -109,13 +111,17 @@ def _read(
         return Assembly(entries=entries, why={}, warnings=())
     if path.suffix in _ENDINGS and path.is_file():
         return assemble(load_bom(path, include_dirs=include_dirs, environment=os.environ))
-    raise UsageError(
+    raise _no_source(source, "a file" if path.exists() else "nothing")
+
+
+def _no_source(source: str, got: str) -> UsageError:
+    return UsageError(
         "image.source",
-        f"{source} can't be sealed",
+        f"{source or 'nothing'} can't be sealed",
         field="source",
         expected="a folder, a bill of materials (.yaml), bom:NAME, oci:PATH, docker-archive:FILE, "
         "registry:HOST/NAME, model:DIR",
-        got="a file" if path.exists() else "nothing",
+        got=got,
         remedy=f"In the box are: {', '.join(sorted(_bills()))}.",
     )
 
