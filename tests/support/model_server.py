@@ -2,12 +2,14 @@
 
 import contextlib
 import datetime
+import functools
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +59,12 @@ def running(
     name: str = "resnet",
     tls: bool | TlsIdentity = True,
     python: Path | None = None,
+    files: int | None = None,
 ) -> Iterator[Running]:
     """Run the server on a free port until the block ends.
 
     Without ``base``, the flags say what is served. ``python`` is another environment's, where our
-    packages aren't installed.
+    packages aren't installed. ``files`` is how many files it may have open.
     """
     certificate = None
     if tls:
@@ -74,13 +77,21 @@ def running(
     command = server_command("--port=0", "--host=127.0.0.1", *what, *flags, python=python)
     log = scratch / "server.log"
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, preexec_fn=_with_files(files)
+        )
     try:
         yield Running(process, _ready_port(process, log), log, certificate)
     finally:
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+def _with_files(files: int | None) -> Callable[[], None] | None:
+    if files is None:
+        return None
+    return functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files))
 
 
 def _owners() -> TlsIdentity:

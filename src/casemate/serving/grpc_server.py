@@ -21,7 +21,7 @@ from casemate.serving.grpc_service import (
     open_inference_handler,
     tensorflow_handlers,
 )
-from casemate.serving.lifecycle import Gate, Waits
+from casemate.serving.lifecycle import Gate, Waits, connections_of_a_port
 from casemate.serving.open_inference import OpenInferenceApi
 from casemate.serving.tensorflow_api import Reloading, TensorFlowApi
 from casemate.serving.wire.tensorflow_serving_pb2 import SSLConfig
@@ -35,6 +35,12 @@ _MAX_ARRIVING: Final = 256
 _MAX_LEAVING: Final = 256
 _OTHERS: Final = 64
 _MAX_PENDING: Final = 4096
+_MAX_CONNECTIONS: Final = 16_384
+# Who begins requests and takes them back at once has as many of them in the server as it lets
+# through before it looks at the first; without a bound nobody else's got through.
+_MAX_STREAMS: Final = 512
+_HANDSHAKE_SECONDS: Final = 10
+_IDLE_SECONDS: Final = 600
 
 
 class GrpcServer:
@@ -149,6 +155,11 @@ def _options(flags: ServerFlags) -> list[tuple[str, int | str]]:
         # its own rule. Handed over they are answered, or refused with a reason.
         ("grpc.server.max_pending_requests", _MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_PENDING),
+        ("grpc.max_concurrent_streams", _MAX_STREAMS),
+        ("grpc.max_allowed_incoming_connections", connections_of_a_port(_MAX_CONNECTIONS)),
+        # Who says nothing, or asks for nothing, doesn't hold one of these for ever.
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_SECONDS * 1000),
+        ("grpc.max_connection_idle_ms", _IDLE_SECONDS * 1000),
         # A connection whose client has vanished ends.
         ("grpc.keepalive_time_ms", _KEEPALIVE_SECONDS * 1000),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_SECONDS * 500),

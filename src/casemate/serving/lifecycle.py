@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,19 @@ _SWEEP_SECONDS: Final = 0.25
 _PATIENCE_SECONDS: Final = 1.0
 # So many times as many as may wait for long may wait at all.
 _CROWD: Final = 8
+# For models, libraries and whatever else a process opens besides its connections.
+_OTHER_FILES: Final = 128
+
+
+def connections_of_a_port(most: int) -> int:
+    """How many connections one of two ports may hold, so that the process never lacks files.
+
+    A server without one left accepts nobody on any port, and loads no model.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return most
+    return max(1, min(most, (files - _OTHER_FILES) // 2))
 
 
 class Waits:

@@ -34,6 +34,7 @@ _MIN_MEAN_CHUNK_BYTES: Final = 32
 _EVENTS_A_TURN: Final = 64
 _IDLE_SECONDS: Final = 120.0
 _LINGER_SECONDS: Final = 0.5
+_ACCEPT_RETRY_SECONDS: Final = 0.1
 _BACKLOG: Final = 1024
 _TLS_BUFFER_BYTES: Final = 64 << 10
 _HANDSHAKE_SECONDS: Final = 10.0
@@ -134,7 +135,9 @@ class HttpServer:
         self._connections: dict[_Connection, None] = {}  # the oldest first
         self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="rest")
         self._loop = asyncio.new_event_loop()
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._opening: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._closing = False
         self._thread = threading.Thread(target=self._loop.run_forever, name="rest", daemon=True)
         self._thread.start()
@@ -144,15 +147,12 @@ class HttpServer:
         # asyncio takes this much for each TLS connection as soon as it is there, idle or not.
         asyncio.sslproto.SSLProtocol.max_size = _TLS_BUFFER_BYTES
 
+        listener.setblocking(False)
+        listener.listen(_BACKLOG)
+        self._listener = listener
+
         async def listen() -> None:
-            self._server = await asyncio.start_server(
-                self._serve,
-                sock=listener,
-                ssl=tls,
-                ssl_handshake_timeout=_HANDSHAKE_SECONDS if tls else None,
-                limit=_READ_BYTES,
-                backlog=_BACKLOG,
-            )
+            self._accepting = self._loop.create_task(self._accept(listener, tls))
 
         asyncio.run_coroutine_threadsafe(listen(), self._loop).result()
 
@@ -161,8 +161,12 @@ class HttpServer:
 
         async def stop() -> None:
             self._closing = True
-            if self._server is not None:
-                self._server.close()
+            if self._accepting is not None and self._listener is not None:
+                self._accepting.cancel()
+                await asyncio.wait([self._accepting])
+                self._listener.close()
+            for opening in tuple(self._opening):
+                opening.cancel()
             for connection in tuple(self._connections):
                 if not connection.busy:
                     connection.writer.transport.abort()
@@ -184,11 +188,43 @@ class HttpServer:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._loop.close()
 
+    async def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Accept connections; asyncio's own server counts them only once TLS is agreed on."""
+        while True:
+            try:
+                client, _ = await self._loop.sock_accept(listener)
+            except OSError:  # the client is gone, or no file is left: nothing that a log needs
+                await asyncio.sleep(_ACCEPT_RETRY_SECONDS)
+                continue
+            if not self._room():
+                client.close()
+                continue
+            opening = self._loop.create_task(self._open(client, tls))
+            self._opening[opening] = None
+            opening.add_done_callback(lambda done: self._opening.pop(done, None))
+            await asyncio.sleep(0)  # where many wait, accepting goes on without a pause
+
+    async def _open(self, client: socket.socket, tls: ssl.SSLContext | None) -> None:
+        reader = asyncio.StreamReader(_READ_BYTES, self._loop)
+        protocol = asyncio.StreamReaderProtocol(reader, self._serve, self._loop)
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: protocol,
+                client,
+                ssl=tls,
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS if tls else None,
+            )
+        except (OSError, ssl.SSLError):  # no TLS, or too slow
+            client.close()
+        except asyncio.CancelledError:  # it made room for others
+            client.close()
+            raise
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(
             reader, writer, h11.Connection(h11.SERVER, max_incomplete_event_size=_HEADER_BYTES)
         )
-        if self._closing or not self._room():
+        if self._closing:
             writer.transport.abort()
             return
         self._connections[connection] = None
@@ -211,7 +247,12 @@ class HttpServer:
 
     def _room(self) -> bool:
         """Whether there's room for a connection; the oldest idle one makes it where need be."""
-        if len(self._connections) < self._limits.connections:
+        if len(self._connections) + len(self._opening) < self._limits.connections:
+            return True
+        if len(self._opening) > len(self._connections):
+            opening = next(iter(self._opening))
+            del self._opening[opening]
+            opening.cancel()
             return True
         idle = next((each for each in self._connections if not each.busy), None)
         if idle is None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from casemate.errors import CasemateError, UnavailableError
 from casemate.serving.core import Core
-from casemate.serving.lifecycle import Gate
+from casemate.serving.lifecycle import Gate, connections_of_a_port
 from casemate.serving.rest.http import HttpServer, Limits, Request, Response
 from casemate.serving.rest.json_tensors import write
 from casemate.serving.rest.open_inference import OpenInferenceRest
@@ -82,7 +82,7 @@ class RestServer:
             Limits(
                 body_bytes=core.max_bytes,
                 held_bytes=max(_HELD_BYTES, 2 * core.max_bytes),
-                connections=_CONNECTIONS,
+                connections=connections_of_a_port(_CONNECTIONS),
                 seconds=options.seconds,
                 threads=options.threads,
             ),
