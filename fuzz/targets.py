@@ -74,6 +74,7 @@ from casemate.image.bytecode import parse_bytecode
 from casemate.image.elf import loaded_part, read_needs
 from casemate.image.format import parse_header, parse_prologue, parse_toc
 from casemate.image.keys import parse_key_file
+from casemate.image.model.code import why_code
 from casemate.image.model.gguf import check_header as check_gguf
 from casemate.image.model.onnx_graph import external_data
 from casemate.image.model.safetensors import check_header as check_safetensors
@@ -577,6 +578,16 @@ TARGETS: Mapping[str, Target] = {
         seeds=_given(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'),
     ),
     "gguf": Target(run=lambda d: check_gguf(memoryview(d), len(d)), seeds=lambda: [gguf()]),
+    "code-in-models": Target(
+        run=lambda d: why_code("weights", io.BytesIO(d)),
+        seeds=lambda: [
+            b"cposix\nsystem\n(S'id'\ntR.",
+            b"\x80\x00(cposix\nsystem\nX\x02\0\0\0ido.",
+            gzip.compress(b"text"),
+            layer(File("a", b"cposix\nsystem\n"), File("b", b"x")),
+            b"\x93NUMPY\x01\x00\x19\x00{'descr': [('a', '<f4')]}",
+        ],
+    ),
     "onnx-data": Target(
         run=lambda d: external_data(memoryview(d)),
         seeds=lambda: [onnx_with_data(location="a", offset="1", length="2")],

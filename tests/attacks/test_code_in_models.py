@@ -4,12 +4,16 @@ It controls every byte of the model's folder (threat model, P22). It wants its c
 server that loads the model, or files of the owner's machine to come into the image.
 """
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import pickle
+import tarfile
 import zipfile
+import zlib
 
 import pytest
 from tests.support.models import gguf, onnx_with_data
@@ -63,6 +67,25 @@ LAMBDA = json.dumps({"config": {"layers": [{"class_name": "Lambda", "function": 
 TORCH = (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "torch's old form")
 
 
+PICKLED = pickle.dumps(Planted(), 4)
+OLD = pickle.dumps(Planted(), 0)
+BARE = PICKLED[11:]  # neither PROTO nor FRAME, which no unpickler asks for
+
+
+def packed(mode="w", **members):
+    output = io.BytesIO()
+    with tarfile.open(fileobj=output, mode=mode) as made:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name.replace("_dot_", "."))
+            member.size = len(content)
+            made.addfile(member, io.BytesIO(content))
+    return output.getvalue()
+
+
+def keras(description):
+    return archive(config_dot_json=description)
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("name", ["model.bin", "weights", "config.json", "a.safetensors"])
 def test_a_pickle_under_any_name(supplier, protocol, name):
@@ -91,8 +114,92 @@ def test_other_files_that_run_code(supplier, name, content):
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        OLD + bytes(17 << 20), OLD[:-1] + b"\xff", OLD[:-1], BARE[:-1], b"\x80\x00" + OLD[:-1],
+        b"\x80\x01" + OLD[:-1] + b"\xff", BARE + bytes(100),
+        b"I0x10\n0" + OLD[:-1], b"S'\xff'\n0" + OLD[:-1], b"F1_0\n0" + OLD[:-1],
+        b"X" + (17 << 20).to_bytes(4, "little") + bytes(17 << 20) + b"0" + OLD[:-1],
+        b"V" + b"a" * (17 << 20) + b"\n0" + OLD[:-1], b"N0" * 1_000_001 + OLD[:-1],
+        b"(S'id'\nios\nsystem\n", b"(cos\nsystem\nS'id'\no", b"cos\nsystem\n)\x81",
+        b"cos\nsystem\n)}\x92", b"cos\nenviron\nNb", b"cos\nenviron\nNNs",
+        b"cos\nenviron\n(NNu", b"cos\nenviron\nNa", b"cos\nenviron\n(Ne", b"c\nos\n.",
+        b"cos\nsystem\np0\n0g0\n(S'id'\ntR", b"cos\nsystem\n2(S'id'\ntR",
+    ],
+)  # fmt: skip
+def test_a_pickle_that_no_dumper_would_write(supplier, content):
+    """An unpickler runs what comes first; what follows, and how it ends, comes too late."""
+    (supplier / "weights.bin").write_bytes(content)
+    if content.startswith(b"c\nos"):  # no module has that name
+        read_model_folder(supplier)
+    else:
+        assert "pickle" in refused(supplier, "model.code").got
+
+
+@pytest.mark.parametrize(
     ("name", "content"),
     [
+        # np.dtype("object") is a type of objects, too.
+        ("a.npy", npy("{'descr': 'object', 'fortran_order': False, 'shape': (1,)}")),
+        ("a.npy", npy("{'descr': [('a', 'object_')], 'fortran_order': False, 'shape': (1,)}")),
+        # A zip archive is found by its end: anything may come before it.
+        ("m.keras", b"x" + keras(LAMBDA)), ("m.npz", b"PK\5\6" + bytes(18) + archive(a=OBJECTS)),
+        ("weights", bytes(5000) + archive(archive__data_dot_pkl=b"x")),
+        # JSON has many ways to write a letter, and may be UTF-16.
+        ("m.keras", keras(LAMBDA.replace(b"Lambda", b"\\u004Camb\\u0064a"))),
+        ("m.keras", keras(LAMBDA.replace(b"class_name", b"class\\u005fname"))),
+        ("m.keras", keras(LAMBDA.decode().encode("utf-16"))),
+        ("m.keras", keras(LAMBDA.decode().encode("utf-32-be"))),
+        ("m.keras", keras(LAMBDA.replace(b"Lambda", b"__lambda__"))),
+        ("m.keras", keras(LAMBDA.replace(b'": "L', b'":' + b" " * (3 << 20) + b'"L'))),
+        ("m.h5", b"\x89HDF\r\n\x1a\n" + LAMBDA.replace(b"Lambda", b"\\u004cambda")),
+        # HDF5 may begin at 512, 1024, 2048, …
+        ("weights", bytes(512) + b"\x89HDF\r\n\x1a\n" + LAMBDA),
+        ("weights", bytes(4096) + b"\x89HDF\r\n\x1a\n" + LAMBDA),
+        # joblib.load looks at the content, torch.load reads tar archives.
+        ("model.bin", gzip.compress(PICKLED)), ("model.bin", bz2.compress(PICKLED)),
+        ("model.bin", zlib.compress(PICKLED)), ("model.bin", zlib.compress(PICKLED, 1)),
+        ("model.bin", zlib.compress(OLD, 0)[:-5] + b"\xff" * 9),
+        ("model.bin", lzma.compress(PICKLED)), ("model.bin", gzip.compress(OLD)[:-9]),
+        ("model.bin", lzma.compress(PICKLED, format=lzma.FORMAT_ALONE)),
+        ("model.bin", packed(storages=PICKLED)), ("model.bin", packed(pickle=OLD)),
+        ("m.nemo", packed("w:gz", weights_dot_ckpt=b"x")),
+        ("m.nemo", packed("w:xz", notes=b"x", weights=PICKLED)),
+        ("a.zip", archive(inner=archive(archive__data_dot_pkl=b"x"))),
+        ("a.tar", packed(inner=archive(a=PICKLED))), ("a.mar", archive(handler=OLD)),
+        ("a.zip", archive(inner=gzip.compress(PICKLED))), ("a.npy.gz", gzip.compress(OBJECTS)),
+    ],
+)  # fmt: skip
+def test_code_in_other_clothes(supplier, name, content):
+    (supplier / name).write_bytes(content)
+    assert refused(supplier, "model.code").field == name
+
+
+def test_archives_in_archives_without_end(supplier):
+    content = b"text"
+    for _ in range(20):
+        content = archive(a=content)
+    (supplier / "a.zip").write_bytes(content)
+    refused(supplier, "model.malformed")
+
+
+def test_an_archive_of_one_content_many_times(supplier, monkeypatch):
+    monkeypatch.setattr("casemate.image.model.code._MAX_SEARCHED", 8 << 20)
+    content = b"\x89HDF\r\n\x1a\n" + bytes(1 << 20)
+    (supplier / "a.zip").write_bytes(archive(**{f"a{n}": content for n in range(20)}))
+    refused(supplier, "model.malformed")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("vocab", b"Iota\ncat\ndog\nRat\n"), ("LICENSE", b"(c) A\nAll rights\nor none\n"),
+        ("notes", b"(in the end\nof it\n"), ("a.tar", packed(notes=b"text")),
+        ("a.txt.gz", gzip.compress(b"text")), ("x", b"\x1f\x8bnothing"), ("x", b"BZh"),
+        ("a.npy", npy("{'descr': '<M8[ns]', 'fortran_order': False, 'shape': ()}")),
+        ("a.npy", npy("{'descr': [('a', '<f4', (2,)), ('b', '|S3')], 'shape': ()}")),
+        ("x", b"x" * 99 + b"PK\5\6" + bytes(18)),
+        ("x", b"x" * 99 + b"PK\5\6" + b"\1" * 16 + bytes(2)),
         ("README", b"I am a text.\n(not a pickle)\n"), ("labels.txt", b"N.\n"), ("a.json", b"]."),
         ("a.npy", npy("{'descr': [('O', '<f4')], 'fortran_order': False, 'shape': ()}")),
         ("vocab", b"cat\ndog\n"), ("m.keras", archive(config_dot_json=b'{"class_name": "Dense"}')),

@@ -6,7 +6,7 @@ import os
 import subprocess
 
 import pytest
-from tests.support.launches import busybox_root, launch_site, needs_busybox
+from tests.support.launches import busybox_root, launch_site, needs_busybox, root_choices
 from tests.support.trees import file, symlink
 
 from casemate.image.keys import read_key_file
@@ -139,3 +139,31 @@ def test_a_link_in_the_image_leads_no_secret_elsewhere(tmp_path, link):
         done = site.launch("--json")
     assert done.status == 2
     assert error_of(done)["code"] == "launcher.placement"
+
+
+@pytest.mark.parametrize("isolation", root_choices())
+def test_a_link_in_the_image_leads_no_device_elsewhere(tmp_path, isolation):
+    """What the launcher makes and mounts in dev, proc and sys must not come to lie in the machine.
+
+    Were it followed, a file of the machine that has a device's name would be removed, too.
+    """
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "null").write_text("a file of the machine")
+    entries = [*busybox_root(), symlink("dev", str(outside)), symlink("sys", str(outside))]
+    with launch_site(tmp_path, ["/bin/true"], entries=entries) as site:
+        done = site.launch("--json", f"--root={isolation}")
+    assert done.status == 2
+    assert error_of(done)["code"] == "launcher.placement"
+    assert [path.name for path in outside.iterdir()] == ["null"]
+    assert (outside / "null").read_text() == "a file of the machine"
+
+
+def test_a_link_in_the_image_leads_no_folder_elsewhere(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    entries = [*busybox_root(), symlink("sys", str(outside))]
+    with launch_site(tmp_path, ["/bin/true"], entries=entries) as site:
+        done = site.launch("--json")
+    assert done.status == 0, done.stdout
+    assert list(outside.iterdir()) == []

@@ -4,6 +4,9 @@ Its maker controls every layer. They want files of the machine that seals to com
 file of the image to land elsewhere when it is extracted, or the machine to run out of something.
 """
 
+import os
+import tarfile
+
 import pytest
 from tests.support.containers import File, layer, oci_layout
 from tests.support.trees import KEY
@@ -131,3 +134,67 @@ def test_devices_and_pipes(world, kind):
 def test_modes_that_raise_rights_do_not_without_being_asked_for(world):
     world.extracted([File("su", b"x", mode=0o4755)])
     assert (world.out / "su").stat().st_mode & 0o6000 == 0
+
+
+@pytest.mark.parametrize("size", [1, 3 << 20])
+def test_capabilities_of_files_do_not_either(world, size):
+    """Extracted by root, they would make anybody who runs the file root."""
+    raises = bytes.fromhex("0100000280000000000000000000000000000000")  # setuid, in effect
+    pax = {"SCHILY.xattr.security.capability": raises.decode("utf-8", "surrogateescape")}
+    tree = world.extracted([File("su", bytes(size), mode=0o755, pax=pax)])
+    assert tree.entries[0].xattrs, "it comes into the image"
+    assert os.listxattr(world.out / "su") == []
+
+
+def raw(name, kind, size, content=b""):
+    """A member of which the header says whatever size."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT) + content.ljust(-(-len(content) // 512) * 512, b"\0")
+
+
+def records(count):
+    return b"".join(b"%d k%07d=\n" % (13, number) for number in range(count))
+
+
+END = bytes(1024)
+GLOBAL = raw("g", b"g", 13 * 100_000, records(100_000))
+ARCHIVES = {
+    # Each member gets a copy of what a global header says: 3000 of them would take gigabytes.
+    "records for all": GLOBAL + b"".join(raw(f"f{n}", b"0", 0) for n in range(3000)) + END,
+    "a header of 2 EiB": raw("x", b"x", 1 << 61) + END,
+    "a header of 8 GiB": raw("x", b"x", 8 << 30) + END,
+    "a size below 0": raw("a", b"0", -1024) + END,
+    "a long name of a negative size": raw("a", b"L", -512) + END,
+}
+
+
+@pytest.mark.parametrize("what", ARCHIVES)
+def test_archives_that_take_all_memory(world, what):
+    oci_layout(world.folder, [ARCHIVES[what]])
+    with pytest.raises(CasemateError) as caught:
+        read_container_image(world.folder, limit=1 << 24)
+    assert caught.value.code == "container.layer"
+    archive = world.folder.with_name("archive.tar")
+    archive.write_bytes(ARCHIVES[what])
+    with pytest.raises(CasemateError) as caught:
+        read_container_image(archive, limit=1 << 24)
+    assert caught.value.code == "container.source"
+
+
+def test_an_archive_whose_parts_are_links_in_a_circle(world):
+    world.folder.with_name("a.tar").write_bytes(
+        layer(File("manifest.json", link="other"), File("other", link="manifest.json"))
+    )
+    with pytest.raises(CasemateError) as caught:
+        read_container_image(world.folder.with_name("a.tar"), limit=1 << 24)
+    assert caught.value.code == "container.missing"
+
+
+@pytest.mark.parametrize(
+    "file", [File("a", link="b/../" * 100_000), File("a/" * 5000 + "b", b"")], ids=["link", "name"]
+)
+def test_texts_that_take_for_ever_to_follow(world, file):
+    with pytest.raises(CasemateError) as caught:
+        world.read([file, *(File(f"a/f{n}", b"") for n in range(10))])
+    assert caught.value.code == "container.layer"

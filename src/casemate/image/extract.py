@@ -71,9 +71,9 @@ def extract(
             for all.
         threads: how many to use.
         progress: called with (bytes done, bytes to do).
-        restore_owner: give every entry its owner and group, and set-user-id bits where it has
-            them. Needs root. Without it, entries belong to the caller, and those bits are left
-            out.
+        restore_owner: give every entry its owner and group, and set-user-id bits and
+            capabilities where it has them. Needs root. Without it, entries belong to the caller,
+            and those are left out.
 
     Raises:
         NotGenuineError, MalformedError, UnavailableError: as reading does; what was written until
@@ -284,6 +284,8 @@ class _Extraction:
         else:
             mode &= ~0o6000  # set-user-id of somebody else's choosing, on files of the caller's
         for attribute, value in entry.xattrs:
+            if attribute.startswith("security.") and not self._restore_owner:
+                continue  # a file's capabilities raise rights as set-user-id does
             try:
                 os.setxattr(descriptor, attribute, value)
             except OSError as error:

@@ -234,9 +234,11 @@ class NewRoot(contextlib.ExitStack):
     def _devices(self, root: Path) -> None:
         for name, mode in (("dev", 0o755), ("proc", 0o555), ("tmp", 0o1777), ("run", 0o755)):
             folder = root / name
-            if not folder.exists():
+            if not os.path.lexists(folder):
                 folder.mkdir()
                 folder.chmod(mode)
+        for name in ("dev", "proc"):  # a link would lead devices and mounts out of the new root
+            os.close(_make_folders(root, name))
         if self._isolation.can_mount:
             self._bind_devices(root)
         else:
@@ -255,8 +257,8 @@ class NewRoot(contextlib.ExitStack):
         mounting.mount("casemate", shared, "tmpfs", flags | mounting.MS_NODEV, "mode=1777")
         # Libraries size their thread pools by what this shows; read-only.
         cpus = "/sys/devices/system/cpu"
-        with contextlib.suppress(OSError):
-            (root / cpus.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError, UsageError):
+            os.close(_make_folders(root, cpus))
             mounting.mount(cpus, root / cpus.lstrip("/"), None, mounting.MS_BIND)
             mounting.mount(
                 None,

@@ -208,7 +208,7 @@ class _Look:
         return kinds | dict.fromkeys(data, "onnx")
 
     def _kind(self, entry: TreeEntry, file: IO[bytes]) -> str:
-        why = code.why_code(entry.path, file, entry.size)
+        why = code.why_code(entry.path, file)
         file.seek(0)
         if why:
             self._refuse(entry.path, why)
@@ -223,7 +223,8 @@ class _Look:
             self._look_at_graph(entry, file)
         if entry.path.endswith(".py"):
             self.warnings.append(f"{entry.path} is Python code, which a loader may import")
-        return "pickle" if why.startswith("a pickle") else kind
+        is_pickle = why.removeprefix("compressed, ").startswith("a pickle")
+        return "pickle" if is_pickle else kind
 
     def _named(self, path: str, head: bytes) -> str:
         name = posixpath.basename(path)

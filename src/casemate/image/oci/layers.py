@@ -1,7 +1,7 @@
 """One layer: unpacked to a plain archive, seen to be the right one, and its members listed.
 
 The archive's members are read with `tarfile`, which ends at a header that it can't read as if the
-archive did, and takes as much memory as a header asks for; both are closed here.
+archive did; that is closed here.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import IO, cast
 
 from casemate.errors import MalformedError
+from casemate.image.archives import opened_tar, tar_members
 from casemate.image.oci.manifest import Layer
 from casemate.image.oci.ocicrypt import DecryptedLayer, Key, open_layer
 from casemate.image.oci.store import MAX_WINDOW, Store, check_digest, too_large
-from casemate.image.tree import FilePart
+from casemate.image.tree import MAX_PATH, FilePart
 
 _PIECE = 1 << 20
-_MAX_HEADER = 8 << 20
-_MAX_MEMBERS = 4_000_000
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -185,10 +184,8 @@ def members(archive: Path) -> Iterator[Member]:
     size = archive.stat().st_size
     with archive.open("rb") as file:
         try:
-            with tarfile.open(fileobj=cast("IO[bytes]", _Limited(file)), mode="r:") as tar:
-                for count, info in enumerate(tar):
-                    if count >= _MAX_MEMBERS:
-                        raise _malformed("number of members", f"more than {_MAX_MEMBERS}")
+            with opened_tar(file, _malformed) as tar:
+                for info in tar_members(tar, _malformed):
                     if (member := _member(info, archive)) is not None:
                         if info.offset_data + member.size > size:
                             raise _malformed("archive", "an end within a file")
@@ -201,25 +198,15 @@ def members(archive: Path) -> Iterator[Member]:
             raise _malformed("archive", f"{type(error).__name__}: {error}"[:120]) from error
 
 
-class _Limited:
-    """A file of which nothing is read in large pieces: headers say how long they are."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int) -> bytes:
-        if size > _MAX_HEADER:
-            raise _malformed("header", f"one of {size} bytes")
-        return self._file.read(size)
-
-
 def _member(info: tarfile.TarInfo, archive: Path) -> Member | None:
     path = _path(info.name)
     if not path:  # the root itself
         return None
     kind, size, target, content = MemberKind.OTHER, 0, "", None
     if info.issym():
+        # Longer ones can't be sealed, and following them would take for ever.
+        if len(info.linkname) > MAX_PATH:
+            raise _malformed("link", f"one of {len(info.linkname)} characters")
         kind, target = MemberKind.SYMLINK, info.linkname
     elif info.islnk():
         kind, target = MemberKind.HARDLINK, _path(info.linkname)
@@ -238,6 +225,8 @@ def _member(info: tarfile.TarInfo, archive: Path) -> Member | None:
 
 
 def _path(name: str) -> str:
+    if len(name) > 2 * MAX_PATH:  # "./" and "//" in it don't count
+        raise _malformed("path", f"one of {len(name)} characters")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise _malformed("path", f"{name[:80]}, which leads out of the image")

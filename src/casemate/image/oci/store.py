@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Protocol, cast
 
 from casemate.errors import MalformedError, NotGenuineError, UsageError
+from casemate.image.archives import opened_tar, tar_members
 
 MAX_DOCUMENT = 4 << 20
 MAX_WINDOW = 1 << 27
@@ -68,7 +69,8 @@ class ArchiveStore:
     def __init__(self, archive: tarfile.TarFile) -> None:
         self._archive = archive
         # By name: tar itself puts "./" before each where it is given a folder. The last one holds.
-        self._members = {member.name.removeprefix("./"): member for member in archive}
+        members = tar_members(archive, _malformed)
+        self._members = {member.name.removeprefix("./"): member for member in members}
 
     def names(self) -> frozenset[str]:
         """The names of its members."""
@@ -78,7 +80,7 @@ class ArchiveStore:
         """Open a member; a link within the archive is followed."""
         try:
             file = self._archive.extractfile(self._members[name])
-        except (KeyError, tarfile.TarError) as error:
+        except (KeyError, tarfile.TarError, RecursionError) as error:  # links in a circle
             raise missing(name) from error
         if file is None:
             raise missing(name)
@@ -100,7 +102,7 @@ def open_store(path: Path, *, limit: int) -> Iterator[Store]:
         yield FolderStore(path)
         return
     try:
-        with _plain(path, limit) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        with _plain(path, limit) as file, opened_tar(file, _malformed) as archive:
             yield ArchiveStore(archive)
     except (tarfile.ReadError, OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UsageError(
@@ -156,6 +158,16 @@ _COMPRESSED: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
     b"\xfd7zXZ\0": lambda file: cast("IO[bytes]", lzma.LZMAFile(file)),  # noqa: SIM115  its caller
     b"\x28\xb5\x2f\xfd": lambda file: cast("IO[bytes]", _Zstd(file)),
 }
+
+
+def _malformed(field: str, got: str) -> MalformedError:
+    return MalformedError(
+        "container.source",
+        f"the archive of the container image has an unexpected {field}",
+        field=field,
+        expected="a tar archive as container tools write it",
+        got=got,
+    )
 
 
 def too_large() -> UsageError:
