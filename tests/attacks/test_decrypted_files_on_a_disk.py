@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tests.support.launches import launch_site, needs_busybox, root_choices, storage_options
+from tests.support.trees import KEY, file, varied
 
 from casemate.errors import UsageError
+from casemate.image.keys import encode_key_file
+from casemate.image.seal import seal
 from casemate.image.storage import is_memory
 from casemate.launcher.storage import PlainStorage
 
@@ -71,3 +77,24 @@ def test_what_a_workload_writes_stays_in_memory(disk: Path, root: str) -> None:
         if path.is_file() and marker.encode() in path.read_bytes()
     ]
     assert holding == ["launch.cbor"], "the contract holds the command line, in the clear"
+
+
+def test_a_command_that_holds_a_key_leaves_no_core_dump(tmp_path: Path) -> None:
+    """Who may send it SIGQUIT, or finds a fault that ends it, would find key and files in one."""
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    key = tmp_path / "key"
+    key.write_bytes(encode_key_file(KEY).reveal())
+    seal([file("a", varied(1 << 20))], KEY, tmp_path / "sealed")
+    run = "from casemate.cli.main import main; main()"
+    command = [sys.executable, "-c", run, "image", "cat", str(tmp_path / "sealed"), "a"]
+    with subprocess.Popen(
+        [*command, "--key", str(key)],
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (hard, hard)),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1), "it has decrypted, and waits for us to read the rest"
+        limits = Path(f"/proc/{process.pid}/limits").read_text(encoding="ascii")
+        process.kill()
+    core = next(line for line in limits.splitlines() if line.startswith("Max core file"))
+    assert core.split()[4] == "0"

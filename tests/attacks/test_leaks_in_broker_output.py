@@ -136,7 +136,7 @@ def test_a_release_that_can_not_be_written_down_is_none(tmp_path, capfd):
     """The disk of the trail is full: the secret stays, and the failure doesn't show it."""
     here = broker_folder(tmp_path)
     with (
-        here.running(audit=Path("/dev/full"), ends_with=1),
+        here.running(audit=Path("/dev/full"), ends_with=2),
         pytest.raises(CasemateError) as caught,
     ):
         fetched(here.contract)

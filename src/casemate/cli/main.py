@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import resource
 import sys
 from typing import NoReturn
 
@@ -99,6 +100,8 @@ def casemate() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with the code that says why (STYLE: exit codes)."""
+    # Many commands hold keys and what they decrypt; a core dump would put it on a disk.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     wants_json = "--json" in sys.argv[1:]
     try:
         code = casemate.main(prog_name="casemate", standalone_mode=False)
