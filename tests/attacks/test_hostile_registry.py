@@ -5,7 +5,11 @@ filled, the program to hang, or credentials that are not meant for it (threat mo
 """
 
 import base64
+import contextlib
 import json
+import socket
+import threading
+import time
 
 import pytest
 from tests.support.trees import KEY
@@ -13,7 +17,7 @@ from tests.support.trees import KEY
 from casemate.errors import CasemateError
 from casemate.image import artifact
 from casemate.image.oci.auth import Credentials
-from casemate.image.oci.distribution import Repository, file_digest
+from casemate.image.oci.distribution import Blob, Repository, file_digest
 from casemate.image.oci.http import RegistryClient
 from casemate.image.oci.pull import pull_layout
 from casemate.image.oci.reference import Reference, parse_reference
@@ -324,3 +328,76 @@ def test_no_secret_in_what_is_shown(world):
 def test_an_id_is_an_id(world):
     with pytest.raises(CasemateError):
         world.pull(image_id=Sha384(bytes(48)))
+
+
+@contextlib.contextmanager
+def dripping(start, drop, pause=0.1, most=100):
+    """A registry that says ``start`` to whoever asks, and then ``drop`` again and again."""
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.ExitStack() as open_ones:
+        ended = threading.Event()
+
+        def serve(connection):
+            with contextlib.suppress(OSError):
+                connection.recv(65536)
+                connection.sendall(start)
+                for _ in range(most):
+                    if ended.wait(pause):
+                        break
+                    connection.sendall(drop)
+            connection.close()
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection = open_ones.enter_context(server.accept()[0])
+                    threading.Thread(target=serve, args=[connection], daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        ended.set()
+        server.shutdown(socket.SHUT_RDWR)
+
+
+LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "drop"),
+    [(LENGTH, b"x"), (CHUNKED, b"1\r\nx\r\n"), (b"HTTP/1.1 200 OK\r\nX: ", b"x"), (b"", b"H")],
+    ids=["length", "chunked", "head", "status"],
+)
+@pytest.mark.parametrize("what", ["manifest", "blob"])
+def test_a_byte_now_and_then_for_ever(tmp_path, monkeypatch, what, start, drop):
+    monkeypatch.setattr("casemate.image.oci.http._HEAD_SECONDS", 0.4)
+    monkeypatch.setattr("casemate.image.oci.http._DOCUMENT_SECONDS", 0.4)
+    monkeypatch.setattr("casemate.image.oci.distribution._LEAST_SECONDS", 0.4)
+    monkeypatch.setattr("casemate.image.oci.distribution._ATTEMPTS", 2)
+    with dripping(start, drop) as host:
+        repository = Repository(client=RegistryClient(host), name="a", pause=lambda _: None)
+        began = time.monotonic()
+        with pytest.raises(CasemateError) as caught:
+            if what == "manifest":
+                repository.manifest(parse_reference(f"{host}/a:1"))
+            else:
+                blob = Blob(digest=f"sha256:{'a' * 64}", size=1_000_000)
+                repository.download(blob, tmp_path / "part")
+    assert caught.value.code == "registry.unreachable"
+    assert time.monotonic() - began < 5
+
+
+def test_a_blob_of_which_each_answer_brings_a_byte(world):
+    """Every attempt is progress, and there are as many as the blob has bytes."""
+    asked = []
+
+    def fault(request):
+        if request.method != "GET" or "/blobs/" not in request.path:
+            return None
+        at = int(request.headers.get("range", "bytes=0-")[6:-1])
+        asked.append(at)
+        where = {"Content-Range": f"bytes {at}-{at + 9}/*"}
+        return Answer(status=206 if at else 200, headers=where, body=b"x" * 10, cut=1)
+
+    world.registry.faults.append(fault)
+    world.refused("registry.unreachable")
+    assert len(asked) <= 10

@@ -611,6 +611,17 @@ def test_a_model_is_looked_at_and_its_weights_are_told(tmp_path: Path) -> None:
     assert json.loads(shown.stdout)["weights"] == weights
 
 
+def test_what_only_has_the_name_of_a_record_of_weights_is_shown_as_any_other(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tree/.casemate-model.json").mkdir(parents=True)
+    key = ("--key", tmp_path / "key")
+    casemate("key", "new", tmp_path / "key")
+    casemate("image", "seal", tmp_path / "tree", tmp_path / "m", *key)
+    shown = casemate("image", "show", tmp_path / "m", *key, "--json")
+    assert json.loads(shown.stdout)["entries"] == 1
+
+
 def test_a_sealed_image_goes_to_a_registry_and_comes_back(tmp_path: Path) -> None:
     casemate("key", "new", tmp_path / "key")
     sealed, back = tmp_path / "a.sealed", tmp_path / "b.sealed"

@@ -198,6 +198,34 @@ def test_another_process_that_plants_links_gains_nothing(tmp_path: Path) -> None
     assert list((tmp_path / "outside").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "tree",
+    [
+        [file("a", varied(9 * CHUNK)), file("trap", varied(30 * CHUNK))],  # is yet to be made
+        [file("trap", varied(70 * CHUNK))],  # is there, and opened again for each part
+        [file("a", varied(9 * CHUNK)), file("trap", varied(33 * CHUNK))],
+    ],
+    ids=["small", "large", "large, not begun"],
+)
+@pytest.mark.parametrize("exists", [True, False])
+def test_another_process_that_plants_links_in_the_place_of_files_gains_nothing(
+    tmp_path: Path, tree: list[TreeEntry], exists: bool
+) -> None:
+    outside, out = tmp_path / "outside", tmp_path / "out"
+    if exists:
+        outside.write_bytes(b"what was there")
+
+    def plant(done: int, total: int) -> None:
+        if not (out / "trap").is_symlink():
+            (out / "trap").unlink(missing_ok=True)
+            (out / "trap").symlink_to(outside)
+
+    info = seal(tree, KEY, tmp_path / "image")
+    with open_image(info.path, KEY) as image, pytest.raises(UsageError):
+        extract(image, out, threads=1, progress=plant)
+    assert outside.read_bytes() == b"what was there" if exists else not outside.exists()
+
+
 def test_extraction_opens_a_bounded_number_of_files(tmp_path: Path) -> None:
     tree = [file(f"d{i}/f", b"x") for i in range(300)]
     deep = "/".join("d" for _ in range(100))

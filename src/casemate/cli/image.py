@@ -36,6 +36,7 @@ from casemate.image.reader import SealedImage, open_image
 from casemate.image.rekey import rekey as change_key
 from casemate.image.seal import seal as seal_tree
 from casemate.image.storage import DANGER, require_memory_backed, require_no_plain_swap
+from casemate.image.tree import EntryKind
 from casemate.image.ways import OpenChoice
 from casemate.project.drafts import draft_contract
 from casemate.project.files import require_new, write_public
@@ -46,6 +47,7 @@ from casemate.types import Sha384
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _PIECE = 1 << 20
+_MAX_RECORD = 64 << 20
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _json = click.option("--json", "as_json", is_flag=True, help="Report as JSON on stdout.")
 _key = click.option("--key", "key", type=_FILE, required=True, help="The image's key file.")
@@ -436,7 +438,10 @@ def _hold_open(
 def _weights(opened: SealedImage) -> str:
     """The digest of a model's weights, as it was recorded when they were sealed."""
     entry = opened.entries.get(MODEL_RECORD)
-    return "" if entry is None else recorded_digest(opened.read_file(entry, 0, entry.size))
+    # In a tree that wasn't sealed as a model, it may be anything.
+    if entry is None or entry.kind is not EntryKind.FILE:
+        return ""
+    return recorded_digest(opened.read_file(entry, 0, _MAX_RECORD))
 
 
 def _opened(image: Path, key: Path, image_id: str | None) -> SealedImage:

@@ -44,6 +44,7 @@ _ACCEPTED = ", ".join(
     )
 )
 _ATTEMPTS = 5
+_LEAST, _LEAST_SECONDS = 1 << 16, 60.0  # a blob comes at least at this pace
 _PIECE = 1 << 20
 _UPLOAD = 16 << 20
 _PART = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -157,7 +158,7 @@ class Repository:
             except PassingError as error:
                 why = str(error)
             # What counts is progress: a large blob may well be cut more often than that.
-            failures = 0 if state.done > before else failures + 1
+            failures = 0 if state.done - before >= _LEAST else failures + 1
             if state.done < state.blob.size:
                 if failures >= _ATTEMPTS:
                     raise unreachable(self.client.host, why)
@@ -174,8 +175,13 @@ class Repository:
                 state.restart()
             elif _start(response) != state.done:
                 raise malformed("range", f"bytes from {state.done}", "others")
+            end, counted = time.monotonic() + _LEAST_SECONDS, state.done
             for piece in pieces(response):
                 state.take(piece)
+                if time.monotonic() > end:
+                    if state.done - counted < _LEAST:
+                        raise PassingError(f"less than {_LEAST} bytes in {_LEAST_SECONDS:.0f} s")
+                    end, counted = time.monotonic() + _LEAST_SECONDS, state.done
 
     def has(self, digest: str) -> bool:
         """Whether the registry has a blob."""

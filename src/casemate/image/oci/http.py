@@ -1,12 +1,17 @@
 """HTTP to a registry: TLS, tokens, redirects and second attempts, all within bounds.
 
 What is fetched has a digest, so TLS isn't what its integrity rests on; it keeps credentials, and
-what is asked for, from others.
+what is asked for, from others. Time-outs of sockets bound the wait for the next byte alone, so a
+byte now and then would keep one for ever: an answer's head, a document and a blob's pace have
+bounds of their own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +20,10 @@ from pathlib import Path
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, SSLError
+from urllib3.response import HTTPResponse
 
 from casemate.encoding import decode_json
 from casemate.errors import MalformedError, UnavailableError, UsageError
@@ -24,6 +32,7 @@ from casemate.image.oci.auth import Credentials, parse_challenge
 MAX_DOCUMENT = 4 << 20
 _MAX_TOKEN = 1 << 20
 _MAX_REDIRECTS = 5
+_HEAD_SECONDS = 60.0
 _DOCUMENT_SECONDS = 60.0
 _TIMEOUT = urllib3.Timeout(connect=10, read=60)
 _PIECE = 1 << 16
@@ -39,6 +48,53 @@ class PassingError(Exception):
     Args:
         why: in words.
     """
+
+
+@contextmanager
+def _in_time(sock: socket.socket | None) -> Iterator[None]:
+    """Within, the head of an answer comes in time, or the connection is cut.
+
+    Raises:
+        TimeoutError: it was cut: half a head is taken for one, and what follows for nothing.
+    """
+    late = threading.Event()
+    timer = threading.Timer(_HEAD_SECONDS, _cut, [sock, late])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise TimeoutError(f"no answer within {_HEAD_SECONDS:.0f} s")
+
+
+def _cut(sock: socket.socket | None, late: threading.Event) -> None:
+    late.set()
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            # Of TLS the connection below: its own way would take the state from who reads.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class _PlainConnection(HTTPConnection):
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 itself
+        with _in_time(self.sock):
+            return super().getresponse()
+
+
+class _TlsConnection(HTTPSConnection):
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 itself
+        with _in_time(self.sock):
+            return super().getresponse()
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _PlainConnection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
 
 
 @dataclass(slots=True)
@@ -65,6 +121,7 @@ class RegistryClient:
         self._pool = urllib3.PoolManager(
             retries=False, timeout=_TIMEOUT, cert_reqs="CERT_REQUIRED", ca_certs=ca
         )
+        self._pool.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
         if self.plain_http and not is_loopback(self.host):
             self.credentials = None
 
@@ -272,13 +329,13 @@ def release(response: Response) -> None:
 
 
 def pieces(response: Response, size: int = 1 << 20) -> Iterator[bytes]:
-    """An answer's body as it comes.
+    """An answer's body as it comes, each piece at once: who reads looks at the time, too.
 
     Raises:
         PassingError: it is cut.
     """
     try:
-        while piece := response.read(size):
+        while piece := response.read1(size):
             yield piece
     except (HTTPError, OSError) as error:
         raise PassingError(f"{type(error).__name__}: {error}"[:200]) from error
