@@ -9,8 +9,12 @@ import zlib
 
 import pytest
 from tests.support.attested import wait_until
+from tests.support.onnx_models import identity_model
+from tests.support.serving_core import served_core
 
+from casemate.serving.lifecycle import Gate
 from casemate.serving.rest.http import HttpServer, Limits, Response
+from casemate.serving.rest.server import RestOptions, RestServer
 
 
 def open_server(connections):
@@ -52,6 +56,18 @@ def test_the_oldest_idle_connection_makes_room_and_a_busy_one_does_not():
     finally:
         server.close()
         listener.close()
+
+
+def test_nothing_that_is_sent_waits_for_an_acknowledgement(tmp_path):
+    """Which some clients' systems put off for 40 ms. Connections inherit it where they come in."""
+    options = RestOptions(
+        host="127.0.0.1", port=0, threads=1, seconds=5, cors=False, metrics_path=None
+    )
+    server = RestServer(served_core(tmp_path, identity_model()), Gate(1), options, None)
+    try:
+        assert server._listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    finally:
+        server.close()
 
 
 @contextlib.contextmanager

@@ -76,6 +76,9 @@ class RestServer:
         self._open_inference = OpenInferenceRest(core, max_json_bytes=limit)
         self._tls = _tls_context(tls) if tls is not None else None
         self._listener = _listener(options)
+        # Connections inherit it. Without it the first answer over TLS waits for the client to
+        # acknowledge what the handshake ended with, which systems put off for 40 ms.
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = int(self._listener.getsockname()[1])
         self._http = HttpServer(
             self._handle,
