@@ -166,6 +166,9 @@ def test_a_pickle_that_no_dumper_would_write(supplier, content):
         ("m.nemo", packed("w:gz", weights_dot_ckpt=b"x")),
         ("m.nemo", packed("w:xz", notes=b"x", weights=PICKLED)),
         ("a.zip", archive(inner=archive(archive__data_dot_pkl=b"x"))),
+        # Of two kinds at once.
+        ("m.keras", npy("{'descr': '<f4', 'fortran_order': False, 'shape': ()}") + keras(LAMBDA)),
+        ("m.h5", packed(a=b"\x89HDF\r\n\x1a\n" + b"x" * 100) + LAMBDA),
         ("a.tar", packed(inner=archive(a=PICKLED))), ("a.mar", archive(handler=OLD)),
         ("a.zip", archive(inner=gzip.compress(PICKLED))), ("a.npy.gz", gzip.compress(OBJECTS)),
     ],

@@ -8,6 +8,7 @@ import errno
 import os
 import random
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -136,6 +137,57 @@ def test_metadata(tmp_path: Path, mountpoint: Path) -> None:
         with pytest.raises(OSError, match="No data"):
             os.getxattr(mountpoint / "h", "user.one")
         assert os.statvfs(mountpoint).f_bfree == 0
+
+
+def _errno_of_nobody(folder: Path, name: str) -> int:
+    """What another user of the machine gets who opens a file; 0 where they can."""
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    pid = os.fork()
+    if pid == 0:
+        number = 0
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os.close(os.open(name, os.O_RDONLY, dir_fd=place))
+        except OSError as error:
+            number = error.errno or 255
+        os._exit(number)
+    os.close(place)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_modes_hold_for_other_users(tmp_path: Path, mountpoint: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to be another user")
+    tree = [
+        TreeEntry(path="own", kind=EntryKind.FILE, mode=0o600, size=1, source=b"x"),
+        TreeEntry(path="all", kind=EntryKind.FILE, mode=0o644, size=1, source=b"x"),
+        TreeEntry(path="nobody's", kind=EntryKind.FILE, mode=0o400, uid=65534, size=1, source=b"x"),
+    ]
+    with opened(tmp_path, *tree) as image, FuseMount(image, mountpoint):
+        assert _errno_of_nobody(mountpoint, "own") == errno.EACCES
+        assert _errno_of_nobody(mountpoint, "all") == 0
+        assert _errno_of_nobody(mountpoint, "nobody's") == 0
+
+
+def test_what_is_mounted_raises_no_rights_and_has_no_devices(
+    tmp_path: Path, mountpoint: Path
+) -> None:
+    with opened(tmp_path, file("a", b"x")) as image, FuseMount(image, mountpoint):
+        flags = os.statvfs(mountpoint).f_flag
+    assert flags & os.ST_NOSUID
+    assert flags & os.ST_NODEV
+
+
+def test_helpers_hold_nothing_of_whoever_mounts(tmp_path: Path, mountpoint: Path) -> None:
+    """A socket or a pipe that is closed would stay open in them: an end that never comes."""
+    reader, writer = os.pipe()
+    with opened(tmp_path, file("a", b"x")) as image, FuseMount(image, mountpoint, servers=2):
+        os.close(writer)
+        assert select.select([reader], [], [], 5)[0], "a helper keeps the other end open"
+        assert os.read(reader, 1) == b""
+    os.close(reader)
 
 
 def test_nothing_can_be_written(tmp_path: Path, mountpoint: Path) -> None:

@@ -59,6 +59,17 @@ def test_everything_can_be_changed_and_nothing_of_it_stays(
 
 
 @needs_mounts
+def test_what_is_written_there_raises_no_rights_and_makes_no_devices(
+    tmp_path: Path, mountpoint: Path
+) -> None:
+    info = seal([file("a", b"x")], KEY, tmp_path / "image")
+    with open_image(info.path, KEY) as image, WritableMount(image, mountpoint):
+        flags = os.statvfs(mountpoint).f_flag
+    assert flags & os.ST_NOSUID
+    assert flags & os.ST_NODEV
+
+
+@needs_mounts
 def test_files_that_are_still_open_do_not_keep_it(tmp_path: Path, mountpoint: Path) -> None:
     info = seal([file("a", b"1" * 5_000_000)], KEY, tmp_path / "image")
     with open_image(info.path, KEY) as image:

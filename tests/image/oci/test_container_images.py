@@ -203,6 +203,17 @@ def test_content_that_is_not_what_the_configuration_names(tmp_path):
     assert caught.value.field == "a layer's content"
 
 
+def test_a_layer_that_was_compressed_anew(tmp_path):
+    """What it holds is right; the bytes aren't those that the manifest names."""
+    folder, content = tmp_path / "image", layer(File("a", b"1"))
+    oci_layout(folder, [content])
+    (blob,) = [p for p in folder.glob("blobs/sha256/*") if p.read_bytes()[:2] == b"\x1f\x8b"]
+    blob.write_bytes(gzip.compress(content, mtime=5))
+    with pytest.raises(NotGenuineError) as caught:
+        tree(folder)
+    assert caught.value.field == "a layer"
+
+
 def test_a_missing_part(tmp_path):
     folder = tmp_path / "image"
     oci_layout(folder, [layer(File("a", b"1"))])

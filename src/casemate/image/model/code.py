@@ -126,8 +126,9 @@ def _why(name: str, file: IO[bytes], depth: int, budget: _Budget) -> str:
     file.seek(0)
     if is_pickle(head):
         return "a pickle"
-    if head.startswith(NUMPY):
-        return "a NumPy array of objects, which are pickles" if _has_objects(file) else ""
+    if head.startswith(NUMPY) and _has_objects(file):
+        return "a NumPy array of objects, which are pickles"
+    # On with all others: a file may be of two kinds at once, each to its own loader.
     if why := _why_archive(name, file, head, depth, budget):
         return why
     if _is_hdf5(file, _MAX_INNER_USER_BLOCK if depth else _MAX_USER_BLOCK):
@@ -181,8 +182,8 @@ def _why_archive(name: str, file: IO[bytes], head: bytes, depth: int, budget: _B
         if why := _why_zip(file, depth, budget, sure=head.startswith(ZIP)):
             return why
     file.seek(0)
-    if _is_tar(head):
-        return _why_tar(file, depth, budget)
+    if _is_tar(head) and (why := _why_tar(file, depth, budget)):
+        return why
     for start, opener in _COMPRESSED:
         if head.startswith(start) and (why := _why_compressed(name, opener(file), depth, budget)):
             return why
