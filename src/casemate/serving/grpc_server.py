@@ -156,6 +156,9 @@ def _options(flags: ServerFlags) -> list[tuple[str, int | str]]:
         ("grpc.server.max_pending_requests", _MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_PENDING),
         ("grpc.max_concurrent_streams", _MAX_STREAMS),
+        # gRPC would turn away what a client begins while the server still clears up after its
+        # earlier requests. Without that the rest waits at the client, as HTTP/2 means it.
+        ("grpc.http.overload_protection", 0),
         ("grpc.max_allowed_incoming_connections", connections_of_a_port(_MAX_CONNECTIONS)),
         # Who says nothing, or asks for nothing, doesn't hold one of these for ever.
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_SECONDS * 1000),
