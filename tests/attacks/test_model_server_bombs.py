@@ -21,7 +21,8 @@ from tests.support.serving_core import loader, served_core
 from casemate.errors import CasemateError, MalformedError
 from casemate.serving.batching import Batcher, BatchingOptions
 from casemate.serving.examples import examples_from
-from casemate.serving.lifecycle import Gate
+from casemate.serving.grpc_service import Endpoint
+from casemate.serving.lifecycle import Gate, Waits
 from casemate.serving.metrics import PrometheusMetrics
 from casemate.serving.rest.http import Request
 from casemate.serving.rest.json_tensors import parse, write
@@ -160,7 +161,7 @@ def test_pictures_are_decoded_only_while_somebody_waits(tmp_path):
     [
         json.dumps({"instances": ["a" * 20_000] + [0] * 2_000}),
         json.dumps({"instances": [[0.5], ["a" * 20_000], *[[0]] * 2_000]}),
-        json.dumps({"instances": ["\\" + "a" * 20_000] + [0] * 2_000}),
+        json.dumps({"instances": ['"' + "a" * 20_000 + '"'] + [0] * 2_000}),
         json.dumps({"a": [""] * 5_000, "instances": ["a" * 20_000] + [0] * 2_000}),
     ],
 )
@@ -231,6 +232,65 @@ def test_the_bytes_of_requests_that_wait_have_a_bound():
     gate.enter(600)
     refused("serving.busy", gate.enter, 600)
     gate.enter(400)
+
+
+class _Call:
+    """What gRPC gives beside a request."""
+
+    def __init__(self):
+        self.code = self.details = None
+        self.callbacks = []
+
+    def time_remaining(self):
+        return 20.0
+
+    def add_callback(self, callback):
+        self.callbacks.append(callback)
+        return True
+
+    def cancel(self):
+        raise AssertionError("nothing here is given up")
+
+    def set_code(self, code):
+        self.code = code
+
+    def set_details(self, details):
+        self.details = details
+
+
+def told(core, gate, answer):
+    """How a request of 100 bytes ends."""
+    waits = Waits(10, 20.0)
+    endpoint = Endpoint(core, gate, workers=1, arrivals=waits, departures=waits)
+    method = endpoint.counted(wire.PredictRequest, answer, "Predict")
+    content = wire.PredictRequest(model_spec={"name": "m" * 96}).SerializeToString()
+    call = _Call()
+    method.stream_unary(iter([content]), call)
+    for each in call.callbacks:  # the client has its answer
+        each()
+    return call
+
+
+def test_each_message_counts_among_the_bytes_that_wait(tmp_path):
+    core, gate = served_core(tmp_path, identity_model()), Gate(10, 1000)
+    gate.enter(850)
+    assert told(core, gate, lambda *_: wire.PredictResponse()).code is None
+    assert told(core, gate, lambda *_: wire.PredictResponse()).code is None
+    gate.enter(100)
+    refusal = told(core, gate, lambda *_: wire.PredictResponse())
+    assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_of_an_error_of_its_own_the_server_tells_nothing(tmp_path, caplog):
+    """Its text may hold what another client sent, or a path."""
+
+    def fail(*_):
+        raise RuntimeError("canary")
+
+    call = told(served_core(tmp_path, identity_model()), Gate(10), fail)
+    assert call.code is grpc.StatusCode.INTERNAL
+    assert "canary" not in call.details
+    assert "canary" not in caplog.text
 
 
 @pytest.mark.parametrize("name", ["signatures.json", "weights.bin", "assets.extra/any"])

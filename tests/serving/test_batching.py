@@ -278,3 +278,30 @@ def test_once_it_is_closed_so_is_its_model(batcher):
     batches.close()
 
     assert model.closed
+
+
+def test_requests_of_different_sizes_in_one_batch_each_get_their_own_rows(batcher):
+    made, model, _ = batcher(max_batch_size=6, allowed_batch_sizes=(6,), max_enqueued_batches=1)
+    model.gate.clear()
+    got = {}
+
+    def ask(value, rows):
+        (got[value],) = made.run({"x": np.full((rows, 2), value, np.float32)}, ("y",), None)
+
+    asking = [threading.Thread(target=ask, args=(1, 1))]
+    asking[0].start()
+    assert model.entered.wait(20)  # the others wait together meanwhile
+    for value, rows in ((10, 1), (20, 3), (30, 2)):
+        asking.append(threading.Thread(target=ask, args=(value, rows)))
+        asking[-1].start()
+        time.sleep(0.05)
+    model.gate.set()
+    for each in asking:
+        each.join(20)
+    assert model.sizes == [6, 6]
+    assert {value: array.tolist() for value, array in got.items()} == {
+        1: [[2, 2]],
+        10: [[20, 20]],
+        20: [[40, 40]] * 3,
+        30: [[60, 60]] * 2,
+    }

@@ -5,6 +5,7 @@ import gzip
 import re
 import socket
 import sys
+import time
 import zlib
 
 import pytest
@@ -194,3 +195,15 @@ def test_a_request_is_let_go_of_before_its_answer_is_read():
         assert lazy.recv(10) == b"HTTP/1.1 2"
         request = told.pop()
         wait_until(lambda: sys.getrefcount(request) == 2)  # ours, and the call's own
+
+
+def test_bodies_that_are_arriving_take_no_more_than_the_server_holds():
+    with serving(held_bytes=50_000) as (address, _), contextlib.ExitStack() as held:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n\r\n"
+        first, second = (held.enter_context(connected(address)) for _ in range(2))
+        first.sendall(head + bytes(30_000))
+        time.sleep(0.2)
+        second.sendall(head + bytes(30_000))
+        assert second.recv(4096).startswith(b"HTTP/1.1 429 ")
+        first.sendall(bytes(10_000))
+        assert first.recv(4096).startswith(b"HTTP/1.1 200 ")
