@@ -71,3 +71,20 @@ os.execv({command[0]!r}, {command!r})
         [sys.executable, "-c", interrupted], capture_output=True, text=True, timeout=30
     )
     assert (done.returncode, done.stderr) == (130, "casemate launch: interrupted\n")
+
+
+def test_a_launcher_that_is_interrupted_while_it_makes_a_class_says_no_more(tmp_path):
+    """Python makes another error of it there."""
+    (tmp_path / "resource.py").write_text(  # in the place of a library
+        "import os, signal\n"
+        "class Name:\n"
+        "    def __set_name__(self, owner, name):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "class Owner:\n"
+        "    name = Name()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "casemate.launcher", "--contract", str(tmp_path / "no")],
+        capture_output=True, text=True, timeout=30, env={**os.environ, "PYTHONPATH": tmp_path},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "casemate launch: interrupted\n")

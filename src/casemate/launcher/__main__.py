@@ -25,13 +25,7 @@ def main() -> NoReturn:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, _stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # as `casemate launch` left it
-        # Only now: libraries must not see the host's environment.
-        from casemate.launcher.options import parse_options
-        from casemate.launcher.run import run_launch
-        from casemate.launcher.status import Status
-
-        options = parse_options(sys.argv[1:])
-        code = run_launch(options, Status(as_json=options.as_json, began=began))
+        code = _run(began)
     except CasemateError as error:
         if as_json:
             sys.stdout.write(json.dumps({"event": "error", "error": error.as_dict()}) + "\n")
@@ -44,6 +38,22 @@ def main() -> NoReturn:
         signal.setitimer(signal.ITIMER_REAL, 0)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _run(began: float) -> int:
+    try:
+        # Only now: libraries must not see the host's environment.
+        from casemate.launcher.options import parse_options
+        from casemate.launcher.run import run_launch
+        from casemate.launcher.status import Status
+
+        options = parse_options(sys.argv[1:])
+        return run_launch(options, Status(as_json=options.as_json, began=began))
+    except RuntimeError as error:
+        # Python makes this of what is raised while a class is made, which importing is full of.
+        if isinstance(error.__cause__, KeyboardInterrupt | SystemExit):
+            raise error.__cause__ from None
+        raise
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
