@@ -140,6 +140,7 @@ def test_a_release_that_can_not_be_written_down_is_none(tmp_path, capfd):
         pytest.raises(CasemateError) as caught,
     ):
         fetched(here.contract)
+    assert b"[broker.audit]" in here.log.read_bytes()
     assert_silent(here.log.read_bytes(), str(caught.value), repr(caught.value.as_dict()))
 
 

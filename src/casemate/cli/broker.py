@@ -5,13 +5,16 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import click
 
 from casemate.broker import BrokerConfig, run_broker
 from casemate.cli.options import ADDRESS, collateral_options, machine_tee_options
+from casemate.errors import UsageError
 from casemate.project.attesters import broker_attester, broker_place
 from casemate.project.collateral import Place, knowledge
 
@@ -102,7 +105,7 @@ def command(
 
     with ExitStack() as stack:
         to_stderr = str(audit) == "-"
-        stream = sys.stderr if to_stderr else stack.enter_context(audit.open("a", encoding="utf-8"))
+        stream = sys.stderr if to_stderr else stack.enter_context(_trail(audit))
         config = BrokerConfig(
             policy=policy,
             secrets=secrets,
@@ -115,6 +118,32 @@ def command(
         )
         run_broker(config, on_ready=ready)
     click.echo("casemate broker: stopped", err=True)
+
+
+@contextmanager
+def _trail(path: Path) -> Iterator[TextIO]:
+    """The file of audit lines; those that couldn't be written are told of at the end."""
+    with _about(path):
+        stream = path.open("a", encoding="utf-8")
+    try:
+        yield stream
+    finally:
+        with _about(path):
+            stream.close()
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            "broker.audit",
+            f"audit lines can't be written to {path}",
+            field="--audit",
+            got=error.strerror or str(error),
+            remedy="Name a file in a folder that may be written to and has room left.",
+        ) from error
 
 
 def _warn(text: str) -> None:
