@@ -23,7 +23,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from tests.support.containers import File, layer
 from tests.support.models import gguf, onnx_with_data
 from tests.support.onnx_models import identity_model
@@ -100,6 +100,7 @@ from casemate.protocol.key_broker import parse_refusal, parse_reply, parse_reque
 from casemate.serving.batching import parse_batching
 from casemate.serving.core import Core
 from casemate.serving.dtypes import BY_ONNX
+from casemate.serving.fields import count_fields
 from casemate.serving.open_inference import OpenInferenceApi
 from casemate.serving.rest.coding import PIECE_BYTES, Unpacker
 from casemate.serving.rest.http import Request
@@ -234,7 +235,17 @@ def _grpc(data: bytes) -> None:
     )
     message, answer = methods[data[0] % len(methods)] if data else methods[0]
     with contextlib.suppress(DecodeError):
-        answer(message.FromString(data[1:]))
+        request = message.FromString(data[1:])
+        _counted(data[1:], message)
+        answer(request)
+
+
+def _counted(content: bytes, message: type[Message]) -> None:
+    """What protobuf takes for a message is one to whoever counts its fields, too."""
+    try:
+        count_fields(content, message, len(content))
+    except MalformedError as error:
+        raise AssertionError from error
 
 
 def _batching(data: bytes) -> None:

@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 import tracemalloc
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -334,6 +335,30 @@ def test_a_message_to_ask_how_things_are_is_small(server):
     with server.channel() as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(path)(b"\x12\x00" * (3 * _MIB), timeout=20)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_message_of_millions_of_messages(server):
+    """Each of two bytes, and more than a hundred when it is parsed."""
+    path, before = "/tensorflow.serving.PredictionService/Predict", peak(server)
+    with server.channel() as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(path)(b"\x12\x00" * (6 * _MIB), timeout=60)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "at most 4194304 fields" in caught.value.details()
+    assert peak(server) - before < 200 * _MIB
+
+
+def peak(server):
+    """The most memory that a server has had."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) << 10
+
+
+def test_few_fields_for_who_asks_how_things_are(server):
+    path = "/tensorflow.serving.PredictionService/GetModelMetadata"
+    with server.channel() as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(path)(b"\x12\x00" * 100_000, timeout=20)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "at most 65536 fields" in caught.value.details()
 
 
 def test_a_body_in_chunks_of_a_byte(server):

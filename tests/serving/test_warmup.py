@@ -128,3 +128,9 @@ def test_a_model_that_fails_at_its_warm_up_does_not_load_and_says_so(tmp_path):
 
 def test_without_warm_up_the_file_is_not_looked_at(tmp_path):
     assert _load(tmp_path, b"junk", iterations=0).version == 1
+
+
+def test_a_warm_up_record_of_too_many_messages(monkeypatch):
+    monkeypatch.setattr("casemate.serving.warmup.MAX_FIELDS", 10)
+    with pytest.raises(MalformedError, match="at most 10 fields"):
+        list(read_records(io.BytesIO(record(b"\x2a\x00" * 11))))

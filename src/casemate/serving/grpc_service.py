@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 
 from casemate.errors import CasemateError
 from casemate.serving.core import Core
+from casemate.serving.fields import MAX_FIELDS, check_fields
 from casemate.serving.lifecycle import Gate, Waits
 from casemate.serving.open_inference import OpenInferenceApi
 from casemate.serving.status import Code, RequestError, status_of
@@ -32,6 +33,7 @@ INFERENCE: Final = "inference.GRPCInferenceService"
 SERVICES: Final = (PREDICTION, MODEL, INFERENCE)
 # As much as a file of the same content may have (``settings.py``).
 _MAX_QUICK_BYTES: Final = 4 << 20
+_MAX_QUICK_FIELDS: Final = 1 << 16
 _LOG: Final = logging.getLogger(__name__)
 _GRPC: Final = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -105,7 +107,8 @@ class Endpoint:
                 context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
                 context.set_details(f"a message of more than {_MAX_QUICK_BYTES} bytes")
                 return b""
-            return self._answered(content, context, request_type, answer)[0]
+            most = _MAX_QUICK_FIELDS
+            return self._answered(content, context, request_type, answer, most)[0]
 
         return self.received(handle)
 
@@ -129,7 +132,9 @@ class Endpoint:
 
             try:
                 with self._inside(context, len(content)), self._workers.inside(deadline):
-                    reply, code = self._answered(content, context, request_type, answer_in_time)
+                    reply, code = self._answered(
+                        content, context, request_type, answer_in_time, MAX_FIELDS
+                    )
                 return reply
             except CasemateError as error:
                 code = _refuse(context, error)
@@ -163,9 +168,11 @@ class Endpoint:
         context: grpc.ServicerContext,
         request_type: type[_Request],
         answer: Callable[[_Request], Message],
+        most: int,
     ) -> tuple[bytes, Code]:
         # Parsed here and not by gRPC, whose answer to a malformed message is INTERNAL.
         try:
+            check_fields(content, request_type, most)
             return answer(request_type.FromString(content)).SerializeToString(), Code.OK
         except DecodeError:
             context.set_code(grpc.StatusCode.INVALID_ARGUMENT)

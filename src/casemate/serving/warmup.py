@@ -10,6 +10,7 @@ from typing import BinaryIO, Final
 from google.protobuf.message import DecodeError
 
 from casemate.errors import MalformedError
+from casemate.serving.fields import MAX_FIELDS, check_fields
 from casemate.serving.wire import tensorflow_serving_pb2 as wire
 
 WARMUP_FILE: Final = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -60,6 +61,7 @@ def read_records(file: BinaryIO) -> Iterator[wire.PredictionLog]:
         if struct.pack("<I", _masked(content[:-4], table)) != content[-4:]:
             raise _malformed("data", "data with its check", "another check")
         try:
+            check_fields(content[:-4], wire.PredictionLog, MAX_FIELDS)
             yield wire.PredictionLog.FromString(content[:-4])
         except DecodeError as error:
             raise _malformed("data", "a PredictionLog", "other bytes") from error
