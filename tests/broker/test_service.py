@@ -53,7 +53,7 @@ def test_what_can_not_be_written_down_is_an_outage_without_a_reason(here, names)
     pipe = here.folder / "pipe"
     reader, taken = pipe_that_takes(1, pipe)
     with (
-        here.running(audit=pipe, ends_with=1),
+        here.running(audit=pipe, ends_with=2),
         tunnel_to(here) as tunnel,
         grpc.insecure_channel(tunnel.target) as connection,
     ):
