@@ -40,11 +40,9 @@ def ask(connection):
 def test_the_oldest_idle_connection_makes_room_and_a_busy_one_does_not():
     server, listener, address = open_server(2)
     try:
-        # One by one: a connection counts twice at the moment of its opening, and two may be there.
-        busy = connected(address)
-        assert b"200" in ask(busy)
-        idle = connected(address)
-        assert b"200" in ask(idle)
+        busy, idle = connected(address), connected(address)
+        for each in (busy, idle):  # the server has the one, then the other
+            assert b"200" in ask(each)
         head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
         busy.sendall(head)
         assert b"100" in busy.recv(4096)  # it waits for the body
@@ -59,6 +57,23 @@ def test_the_oldest_idle_connection_makes_room_and_a_busy_one_does_not():
     finally:
         server.close()
         listener.close()
+
+
+def test_as_many_connections_as_a_server_takes_may_come_at_once():
+    """One that counted twice while it opens would take the place of another."""
+    limits = Limits(body_bytes=1 << 16, held_bytes=1 << 20, connections=20, seconds=20, threads=2)
+    server = HttpServer(lambda request: Response(status=200, body=request.body), limits)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=20)
+    with contextlib.ExitStack() as held:
+        # They wait before the server listens, so that it finds one after another without a pause.
+        each_one = [held.enter_context(connected(listener.getsockname())) for _ in range(20)]
+        try:
+            server.listen(listener, None)
+            for each in (*each_one, *each_one):  # again: none has been ended after its answer
+                assert b"200" in ask(each)
+        finally:
+            server.close()
+            listener.close()
 
 
 def test_nothing_that_is_sent_waits_for_an_acknowledgement(tmp_path):

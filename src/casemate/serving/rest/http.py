@@ -205,8 +205,12 @@ class HttpServer:
             await asyncio.sleep(0)  # where many wait, accepting goes on without a pause
 
     async def _open(self, client: socket.socket, tls: ssl.SSLContext | None) -> None:
+        opening = asyncio.current_task()
+        assert opening is not None
         reader = asyncio.StreamReader(_READ_BYTES, self._loop)
-        protocol = asyncio.StreamReaderProtocol(reader, self._serve, self._loop)
+        protocol = asyncio.StreamReaderProtocol(
+            reader, lambda reader, writer: self._serve(reader, writer, opening), self._loop
+        )
         try:
             await self._loop.connect_accepted_socket(
                 lambda: protocol,
@@ -220,13 +224,20 @@ class HttpServer:
             client.close()
             raise
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        opening: asyncio.Task[None],
+    ) -> None:
         connection = _Connection(
             reader, writer, h11.Connection(h11.SERVER, max_incomplete_event_size=_HEADER_BYTES)
         )
-        if self._closing:
+        if self._closing or opening not in self._opening:  # the latter has made room for others
             writer.transport.abort()
             return
+        # From the one to the other without an await: it counts once at every moment.
+        del self._opening[opening]
         self._connections[connection] = None
         try:
             # One request after another, until one side has enough.
