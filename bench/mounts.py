@@ -221,9 +221,10 @@ def _served(info: SealedImageInfo, key: Secret, mountpoint: Path, way: OpenChoic
 
 def _resident(server: int) -> float:
     """MiB of memory that a mount's processes hold: pages they share count once."""
-    helpers = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    threads = Path(f"/proc/{server}/task").iterdir()
+    children = [pid for one in threads for pid in (one / "children").read_text().split()]
     total = 0
-    for process in (str(server), *helpers):
+    for process in (str(server), *children):
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 total += int(line.split()[1])

@@ -28,7 +28,8 @@ from casemate.errors import CasemateError, NotGenuineError, UnavailableError
 from casemate.image.extract import extract
 from casemate.image.format import PAYLOAD_START
 from casemate.image.fuse import FuseMount, fuse_available
-from casemate.image.fuse_helpers import Helpers
+from casemate.image.fuse_tree import ImageTree, Rest
+from casemate.image.nodes import Node
 from casemate.image.reader import open_image
 from casemate.image.seal import SealedImageInfo, seal
 
@@ -128,6 +129,7 @@ _SERVER = """
 import resource, sys
 from pathlib import Path
 from casemate.image.fuse import FuseMount
+from casemate.image.fuse_tree import ImageTree
 from casemate.image.reader import open_image
 from casemate.types import Secret
 
@@ -143,13 +145,18 @@ def use_up_memory():
     except MemoryError:
         pass
 
+class WithoutMemory(ImageTree):
+    def read(self, node, room, offset):
+        if not hoard:
+            use_up_memory()
+        return super().read(node, room, offset)
+
 def tell(error):
     print(error.code, error, file=sys.stderr, flush=True)
 
 with open_image(image, Secret(bytes(range(32)))) as opened:
-    with FuseMount(opened, folder, servers=servers, on_error=tell) as mount:
-        if "--without-memory" in sys.argv:
-            use_up_memory()
+    tree = WithoutMemory(opened) if "--without-memory" in sys.argv else None
+    with FuseMount(opened, folder, servers=servers, on_error=tell, tree=tree) as mount:
         print("ready", flush=True)
         mount.wait()
 """
@@ -186,36 +193,45 @@ def test_without_memory_reads_fail_and_work_again_once_there_is_some(tmp_path: P
         with pytest.raises(OSError) as caught:
             os.pread(mounted.fileno(), 4096, 7 * CHUNK)
         assert caught.value.errno == errno.EIO
-        resource.prlimit(server.pid, resource.RLIMIT_AS, (-1, -1))
+        resource.prlimit(descendants(server.pid)[0], resource.RLIMIT_AS, (-1, -1))
         assert os.pread(mounted.fileno(), 4096, 7 * CHUNK) == CONTENT[7 * CHUNK :][:4096]
         assert server.stderr is not None
         told = server.stderr.readline()
     assert f"image.no-memory {info.path}: no memory is left to decrypt chunk" in told
 
 
-def test_when_a_helper_is_killed_the_others_go_on(tmp_path: Path) -> None:
+def test_when_a_server_is_killed_the_others_go_on(tmp_path: Path) -> None:
     info = seal(TREE, KEY, tmp_path / "image")
-    with served(info.path, tmp_path / "mnt") as server:
-        (helper,) = descendants(server.pid)
-        os.kill(helper, signal.SIGKILL)
-        assert gone_in_time([helper])  # until then it may take a request, and fail it
+    with served(info.path, tmp_path / "mnt") as mounter:
+        one, _other = descendants(mounter.pid)
+        os.kill(one, signal.SIGKILL)
+        assert gone_in_time([one])  # until then it may take a request, and fail it
         assert (tmp_path / "mnt" / "a").read_bytes() == CONTENT
 
 
-def test_when_whoever_mounted_is_killed_no_helper_holds_the_mount(tmp_path: Path) -> None:
+def test_when_every_server_is_killed_nobody_waits(tmp_path: Path) -> None:
     info = seal(TREE, KEY, tmp_path / "image")
-    with served(info.path, tmp_path / "mnt") as server:
-        helpers = descendants(server.pid)
-        server.kill()
-        server.wait()
-        assert helpers
-        assert gone_in_time(helpers)
+    with served(info.path, tmp_path / "mnt") as mounter:
+        for one in descendants(mounter.pid):
+            os.kill(one, signal.SIGKILL)
+        mounter.wait(10)  # it has seen that the mount is gone
+        assert str(tmp_path / "mnt") not in Path("/proc/self/mounts").read_text()
+
+
+def test_when_whoever_mounted_is_killed_no_server_holds_the_mount(tmp_path: Path) -> None:
+    info = seal(TREE, KEY, tmp_path / "image")
+    with served(info.path, tmp_path / "mnt") as mounter:
+        servers = descendants(mounter.pid)
+        mounter.kill()
+        mounter.wait()
+        assert len(servers) == 2
+        assert gone_in_time(servers)
         with pytest.raises(OSError) as caught:
             (tmp_path / "mnt" / "a").read_bytes()
         assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
 
 
-def test_killing_a_helper_in_the_middle_of_reads_is_an_error_at_most(tmp_path: Path) -> None:
+def test_killing_a_server_in_the_middle_of_reads_is_an_error_at_most(tmp_path: Path) -> None:
     info = seal(TREE, KEY, tmp_path / "image")
     wrong: list[int] = []
 
@@ -225,30 +241,42 @@ def test_killing_a_helper_in_the_middle_of_reads_is_an_error_at_most(tmp_path: P
                 if os.pread(mounted.fileno(), CHUNK, offset) != CONTENT[offset : offset + CHUNK]:
                     wrong.append(offset)
 
-    with served(info.path, tmp_path / "mnt") as server:
+    with served(info.path, tmp_path / "mnt") as mounter:
         readers = [threading.Thread(target=read, args=(n * CHUNK,)) for n in range(8)]
         for reader in readers:
             reader.start()
-        os.kill(descendants(server.pid)[0], signal.SIGKILL)
+        os.kill(descendants(mounter.pid)[0], signal.SIGKILL)
         for reader in readers:
             reader.join(20)
         assert not any(reader.is_alive() for reader in readers), "a reader waits for ever"
     assert wrong == []
 
 
-def test_helpers_pass_on_what_went_wrong_and_end_with_their_parent() -> None:
-    told: list[CasemateError] = []
-    device = os.open(os.devnull, os.O_RDWR)
-    refusal = NotGenuineError("image.chunk-corrupt", "x: chunk 7", field="chunk 7", remedy="r")
-    helpers = Helpers(2, device, keep=(), serve=lambda _, report: report(refusal))
-    try:
-        helpers.begin(told.append)
-        wait_until(lambda: len(told) == 2)
-    finally:
-        helpers.end()
-        os.close(device)
-    assert {type(error) for error in told} == {NotGenuineError}
-    assert told[0].as_dict() == refusal.as_dict()
+class Refused(ImageTree):
+    """What reading it says is known, and has every part that an error can have."""
+
+    error = NotGenuineError(
+        "image.chunk-corrupt", "x: chunk 7", field="chunk 7", expected="e", got="g", remedy="r"
+    )
+
+    def read(self, node: Node, room: memoryview, offset: int) -> tuple[int, Rest | None]:
+        raise self.error
+
+
+def test_servers_pass_on_what_went_wrong_and_end_with_the_mount(tmp_path: Path) -> None:
+    heard: list[CasemateError] = []
+    info = seal(TREE, KEY, tmp_path / "image")
+    folder = tmp_path / "mnt"
+    folder.mkdir()
+    with open_image(info.path, KEY) as image:
+        with FuseMount(image, folder, on_error=heard.append, tree=Refused(image)):
+            assert len(descendants(os.getpid())) == min(len(os.sched_getaffinity(0)), 4)
+            for name in ("a", "b"):
+                with pytest.raises(OSError) as caught:
+                    (folder / name).read_bytes()
+                assert caught.value.errno == errno.EIO
+        assert {type(error) for error in heard} == {NotGenuineError}
+        assert heard[0].as_dict() == Refused.error.as_dict()
     assert descendants(os.getpid()) == []
 
 

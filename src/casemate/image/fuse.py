@@ -11,14 +11,13 @@ import errno
 import logging
 import os
 import stat
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from casemate.errors import CasemateError, UnavailableError
 from casemate.image import fuse_wire as wire
 from casemate.image.buffers import page_buffer
-from casemate.image.fuse_helpers import DEVICE, Helpers, Requests, Storer
+from casemate.image.fuse_servers import DEVICE, Requests, Servers, Storer, Told
 from casemate.image.fuse_tree import ImageTree, Tree
 from casemate.image.fuse_wire import FuseError, Op, Request
 from casemate.image.mounted_image import MountedImage
@@ -66,17 +65,15 @@ def fuse_available() -> str | None:
 class FuseMount(MountedImage):
     """A sealed image, mounted through FUSE.
 
-    A thread of this process serves it, and helpers: processes forked in :meth:`start`, which end
-    when this one does. Code in this process that holds the interpreter's lock while it waits for
-    the mount (a page fault in mapped memory) might wait for ever; serve from a process of its own.
+    Servers answer for it: processes forked in :meth:`start`, which end when this one does.
 
     Args:
         image: an open image; it must stay open until :meth:`stop`.
         mountpoint: an existing directory.
-        on_error: called, from other threads, with every error that made a read fail; by default
+        on_error: called, from another thread, with every error that made a read fail; by default
             it is logged.
         read_ahead: bytes that the kernel reads ahead, where it lets itself be told.
-        servers: how many serve, this process included; one a processor by default, at most four.
+        servers: how many serve; one a processor by default, at most four.
         tree: what is shown, by default the image's own.
     """
 
@@ -96,87 +93,71 @@ class FuseMount(MountedImage):
         self._mountpoint = mountpoint
         self._on_error = on_error or _log_error
         self._read_ahead = read_ahead
-        self._helpers_wanted = (servers or _servers_here()) - 1
+        self._wanted = servers or _servers_here()
         self._tree = tree or ImageTree(image)
-        self._thread: threading.Thread | None = None
-        self._helpers: Helpers | None = None
-        self._ready = threading.Event()
-        self._refused: int | None = None
+        self._servers: Servers | None = None
+        self._mounted = False
 
     def start(self) -> None:
-        """Mount, and serve from daemon threads. Returns once the mount answers.
+        """Mount, and have it served. Returns once the mount answers.
 
         Raises:
             UnavailableError: ``image.mount`` where this machine or this process may not mount.
         """
+        place = self._mountpoint
         try:
-            first = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+            device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            raise _no_mount(
-                self._mountpoint, f"{DEVICE}: {os.strerror(error.errno or 0)}"
-            ) from error
+            raise _no_mount(place, f"{DEVICE}: {os.strerror(error.errno or 0)}") from error
         try:
-            _mount(first, self._mountpoint)
+            _mount(device, place)
         except OSError as error:
-            os.close(first)
-            raise _no_mount(self._mountpoint, f"mount: {os.strerror(error.errno or 0)}") from error
-        try:
-            # Forked before a thread of ours serves: a fork copies the locks that others hold.
-            self._helpers = Helpers(
-                self._helpers_wanted, first, keep=(self._image.fileno(),), serve=self._help
-            )
-            self._thread = threading.Thread(
-                target=self._loop, args=(first, self._on_error), name="casemate-fuse", daemon=True
-            )
-            self._thread.start()
-        except (OSError, RuntimeError) as error:  # no descriptors, no threads
-            self._thread = None
-            _unmount(self._mountpoint)
-            os.close(first)
-            if self._helpers is not None:
-                self._helpers.end()
-            raise _no_mount(self._mountpoint, str(error)) from error
-        if not self._ready.wait(_START_SECONDS) or self._refused is not None:
-            self.stop()
-            raise _no_mount(self._mountpoint, "the kernel's FUSE protocol is older than 7.31")
-        self._helpers.begin(self._on_error)
-        _raise_read_ahead(self._mountpoint, self._read_ahead)
+            os.close(device)
+            raise _no_mount(place, f"mount: {os.strerror(error.errno or 0)}") from error
+        self._mounted = True
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.stop)
+            try:
+                self._servers = Servers(
+                    self._wanted,
+                    device,
+                    keep=(self._image.fileno(),),
+                    serve=self._serve,
+                    on_error=self._on_error,
+                )
+                number = self._servers.start(_START_SECONDS)
+            except (OSError, RuntimeError) as error:  # no descriptors, processes, threads
+                raise _no_mount(place, str(error)) from error
+            if number is None:
+                raise _no_mount(place, f"no server answered within {_START_SECONDS:.0f} seconds")
+            if number:
+                raise _no_mount(place, "the kernel's FUSE protocol is older than 7.31")
+            undo.pop_all()
+        _raise_read_ahead(place, self._read_ahead)
 
     def stop(self) -> None:
         """Unmount, also where files in it are still open: they give errors from then on."""
-        if self._thread is None or self._helpers is None:
+        if not self._mounted:
             return
+        self._mounted = False
         _unmount(self._mountpoint)
-        self._helpers.end()
-        self._thread.join(_STOP_SECONDS)
-        self._thread = None
+        if self._servers is not None:
+            self._servers.end()
 
     def wait(self) -> None:
         """Return when the mount is gone, whoever unmounted it."""
-        thread = self._thread
-        while thread is not None and thread.is_alive():
-            thread.join(0.5)  # in steps, so that signals are handled in between
+        if self._servers is not None:
+            self._servers.wait()
 
-    def _loop(self, descriptor: int, on_error: OnError) -> None:
-        server: _Server | None = None
-        try:
-            server = _Server(self._image, self._tree, descriptor, on_error)
-            requests = Requests(descriptor)
-            while (request := requests.next()) is not None:
-                refused = server.answer(request)
-                if refused is not None:
-                    self._refused = refused or None
-                    self._ready.set()
-        finally:
-            os.close(descriptor)  # whatever happened: nobody may wait for an answer
-            if server is not None:
-                server.end()
-            self._ready.set()
-
-    def _help(self, descriptor: int, on_error: OnError) -> None:
-        """Serve in a helper: locks that another thread held at the fork are held for ever."""
+    def _serve(self, descriptor: int, told: Told) -> None:
+        """In a process of its own."""
         self._image.renew_locks()
-        self._loop(descriptor, on_error)
+        server = _Server(self._image, self._tree, descriptor, told.error)
+        requests = Requests(descriptor)
+        while (request := requests.next()) is not None:
+            number = server.answer(request)
+            if number is not None:
+                told.init(number)
 
 
 class _Server:
@@ -196,10 +177,6 @@ class _Server:
         head = wire.OUT_HEADER.size
         self._reply = page_buffer(head + wire.MAX_READ, head=head)
         self._storer = Storer(descriptor)
-
-    def end(self) -> None:
-        """The mount is gone, or this server is."""
-        self._storer.end()
 
     def answer(self, data: memoryview) -> int | None:
         """Answer a request; an answer to INIT gives its error number, 0 where it went well."""

@@ -60,18 +60,25 @@ def adopt_orphans() -> None:
 
 def end_every_child() -> None:
     """Kill and reap every child, and whatever we adopt because of it."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
     for _ in range(1000):
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:
-            for child in children.read_text().split():
+            for child in _children():
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(child), signal.SIGKILL)
+                    os.kill(child, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(-1, 0)
+
+
+def _children() -> list[int]:
+    children: list[int] = []
+    for thread in Path("/proc/self/task").iterdir():  # each has those that it forked
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            children += map(int, (thread / "children").read_text().split())
+    return children
 
 
 def forbid_new_privileges() -> None:

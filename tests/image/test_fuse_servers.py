@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from casemate.image.fuse_helpers import Requests
+from casemate.image.fuse_servers import Requests
 
 
 @pytest.fixture

@@ -1,0 +1,348 @@
+"""Who serves a mount: processes, and in each a thread that stores what nobody asked for.
+
+Processes, for the interpreter's lock holds threads back. Whoever waits for an answer that a server
+has begun to work on is let go by the kernel, be it killed or not, only when the answer comes, or
+when the descriptor is closed through which the server took the request. So these rules keep a mount
+from hanging, whoever is killed:
+
+- Who mounted serves nothing, and has no such descriptor. It may use the mount itself.
+- Whoever answers never waits for the page cache: the kernel locks pages that it waits for an answer
+  about, and storing waits for locked pages.
+- Who stores has no descriptor of who answers: else, waiting, it would keep that open.
+- Servers end with the thread that forked them. It doesn't use the mount, so it ends at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import logging
+import os
+import queue
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+from casemate.encoding import MapReader, decode_cbor, encode_cbor
+from casemate.errors import (
+    CasemateError,
+    InternalError,
+    MalformedError,
+    NotGenuineError,
+    UnavailableError,
+    UsageError,
+)
+from casemate.image import fuse_wire as wire
+
+DEVICE = "/dev/fuse"
+_CLONE = 0x8004E500  # FUSE_DEV_IOC_CLONE: another descriptor for the same mount
+_PR_SET_PDEATHSIG = 1
+_CLONE_FILES = 0x400
+_MAX_REPORT = 1 << 16
+_REQUEST_ROOM = 1 << 16
+_AWAKE_SECONDS = 300e-6  # a reader takes 50 to 150 from an answer to its next request
+_LISTEN_SECONDS = 5.0
+_TELL_SECONDS = 1.0
+_STORED_AT_ONCE = 8  # chunks; waking a thread for each would cost more than it saves
+_MAX_STORES = 2  # such groups that wait; what is more is left to be read again
+_PARTS = ("field", "expected", "got", "remedy")
+_KINDS = {
+    kind.exit_code: kind
+    for kind in (InternalError, UsageError, MalformedError, NotGenuineError, UnavailableError)
+}
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGALRM)
+_LOG = logging.getLogger(__name__)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_Item = tuple[int, int, memoryview]
+
+
+class Servers:
+    """Processes that serve the same mount, and a thread that forks them and hears of them.
+
+    Args:
+        count: how many; fewer where the machine doesn't let us.
+        device: the mount's descriptor. It's closed here, whatever happens: when the last server
+            has ended, so has the mount.
+        keep: other descriptors that a server needs; it closes all but these.
+        serve: serves one descriptor until the mount is gone.
+        on_error: told of their errors, from the thread.
+
+    Raises:
+        OSError: there are too many descriptors.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        device: int,
+        *,
+        keep: Sequence[int],
+        serve: Callable[[int, Told], None],
+        on_error: Callable[[CasemateError], None],
+    ) -> None:
+        self._count = count
+        self._device = device
+        self._keep = keep
+        self._serve = serve
+        self._on_error = on_error
+        self._pids: list[int] = []
+        self._failed: OSError | None = None
+        self._init: int | None = None
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="casemate-fuse", daemon=True)
+        try:
+            self._reports, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            os.close(device)
+            raise
+        self._theirs.settimeout(_TELL_SECONDS)
+
+    def start(self, seconds: float) -> int | None:
+        """Let them serve, and wait for the first answer.
+
+        Args:
+            seconds: for how long at most.
+
+        Returns:
+            The error number with which the kernel's first request (INIT) was answered, 0 where it
+            was accepted, None where nobody answered in time.
+
+        Raises:
+            OSError: no server could be started.
+            RuntimeError: no thread could.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._theirs.close()
+            os.close(self._device)
+            raise
+        self._ready.wait(seconds)
+        if self._failed is not None:
+            raise self._failed
+        return self._init
+
+    def wait(self) -> None:
+        """Return when none serves any more."""
+        while self._thread.is_alive():
+            self._thread.join(0.5)  # in steps, so that signals are handled in between
+
+    def end(self) -> None:
+        """End them; the mount is gone, or never came to be."""
+        for pid in self._pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):  # whoever reaps every child was faster
+                os.waitpid(pid, 0)
+        self._pids.clear()
+        if self._thread.ident is not None:
+            self._thread.join(_LISTEN_SECONDS)  # it ends when the last server has
+        self._reports.close()
+
+    def _run(self) -> None:
+        try:
+            self._fork()
+            while report := self._reports.recv(_MAX_REPORT):
+                self._hear(report)
+        finally:
+            self._ready.set()
+
+    def _fork(self) -> None:
+        parent = os.getpid()
+        try:
+            for _ in range(self._count):
+                pid = os.fork()
+                if pid == 0:
+                    self._be_server(parent)
+                self._pids.append(pid)
+        except OSError as error:
+            _LOG.warning("a server of a mount can't be started: %s", error.strerror)
+            if not self._pids:
+                self._failed = error
+        finally:
+            self._theirs.close()
+            os.close(self._device)
+
+    def _be_server(self, parent: int) -> NoReturn:
+        try:
+            for number in _IGNORED:  # whoever mounted heeds them, and unmounts
+                signal.signal(number, signal.SIG_IGN)
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            _close_all_but({0, 1, 2, self._device, self._theirs.fileno(), *self._keep})
+            if os.getppid() == parent:
+                mine = clone(self._device)
+                os.close(self._device)
+                self._serve(mine, Told(self._theirs))
+        except Exception:  # noqa: BLE001 - nobody else would tell of it
+            _LOG.exception("a server of a mount failed; others go on")
+        finally:
+            os._exit(0)
+
+    def _hear(self, report: bytes) -> None:
+        message = MapReader(decode_cbor(report, what="report", max_size=_MAX_REPORT), what="report")
+        number = message.take_optional("init", int)
+        if number is None:
+            self._on_error(_parsed(message))
+        else:
+            self._init = number
+            self._ready.set()
+
+
+class Told:
+    """What a server tells whoever mounted. That one may be busy; then it's told no more.
+
+    Args:
+        reports: a socket that keeps messages apart.
+    """
+
+    def __init__(self, reports: socket.socket) -> None:
+        self._reports = reports
+
+    def init(self, number: int) -> None:
+        """Tell with which error number INIT was answered."""
+        self._tell({"init": number})
+
+    def error(self, error: CasemateError) -> None:
+        """Tell of an error that made a request fail."""
+        parts = {name: getattr(error, name) for name in _PARTS if getattr(error, name) is not None}
+        self._tell(
+            {"cause": error.exit_code, "code": error.code, "message": error.message, **parts}
+        )
+
+    def _tell(self, message: Mapping[str, str | int]) -> None:
+        with contextlib.suppress(OSError):
+            self._reports.send(encode_cbor(message)[:_MAX_REPORT])
+
+
+def _parsed(message: MapReader) -> CasemateError:
+    kind = _KINDS[message.take("cause", int)]
+    parts = {name: message.take_optional(name, str) for name in _PARTS}
+    return kind(message.take("code", str), message.take("message", str), **parts)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """Nothing of a server may keep open what others have closed."""
+    for name in os.listdir("/proc/thread-self/fd"):  # noqa: PTH208 - numbers, not paths
+        if int(name) not in kept:
+            with contextlib.suppress(OSError):  # the one that the list was read from
+                os.close(int(name))
+
+
+def clone(descriptor: int) -> int:
+    """A descriptor of its own for another server."""
+    other = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(other, _CLONE, struct.pack("=I", descriptor))
+    except OSError:
+        os.close(other)
+        raise
+    return other
+
+
+class Requests:
+    """The kernel's requests on one descriptor, one after the other.
+
+    Waking a processor that sleeps takes longer than answering a small read. So who answered asks
+    for the next request for a moment before sleeping, and lets others run in between; but only
+    while requests come that fast: where the last one took longer, this sleeps at once. With one
+    processor there is nothing to keep awake.
+
+    Args:
+        device: the mount's descriptor.
+    """
+
+    def __init__(self, device: int) -> None:
+        self._descriptor = device
+        self._room = memoryview(bytearray(_REQUEST_ROOM))
+        self._longest = _AWAKE_SECONDS if len(os.sched_getaffinity(0)) > 1 else 0.0
+        self._awake = 0.0  # for how long to ask again
+        self._sleeps = True  # whether the descriptor waits for a request
+
+    def next(self) -> memoryview | None:
+        """The next request, until this is called again; None where the mount is gone."""
+        answered = time.perf_counter()
+        if self._sleeps != (self._awake == 0.0):
+            self._let_sleep(not self._sleeps)
+        while True:
+            try:
+                length = os.readv(self._descriptor, (self._room,))
+            except BlockingIOError:
+                if time.perf_counter() - answered < self._awake:
+                    os.sched_yield()
+                else:
+                    self._let_sleep(True)
+            except OSError as error:
+                if error.errno not in (errno.EINTR, errno.ENOENT):
+                    return None  # ENODEV, ECONNABORTED: unmounted
+                # A request that was withdrawn before we took it.
+            else:
+                fast = time.perf_counter() - answered < self._longest
+                self._awake = self._longest if fast else 0.0
+                return self._room[:length]
+
+    def _let_sleep(self, sleeps: bool) -> None:
+        os.set_blocking(self._descriptor, sleeps)
+        self._sleeps = sleeps
+
+
+class Storer:
+    """A thread that puts decrypted bytes into the kernel's page cache before they are asked for.
+
+    A small read costs a whole chunk; the rest of it is then there for the next read. Nothing waits
+    for this thread, and what it can't store is simply read again.
+
+    Args:
+        device: the mount's descriptor. The thread takes a clone of it, and has nothing else open.
+    """
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+        self._group: list[_Item] = []
+        self._waiting: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
+        self._open = True
+        try:
+            threading.Thread(target=self._run, name="casemate-fuse-store", daemon=True).start()
+        except RuntimeError:  # no more threads; reads are right without it, and slower
+            self._open = False
+
+    def store(self, node: int, offset: int, data: memoryview) -> None:
+        """Store ``data`` at ``offset`` of the file ``node``, soon or never."""
+        if not self._open:
+            return
+        self._group.append((node, offset, data))
+        if len(self._group) == _STORED_AT_ONCE:
+            if self._waiting.qsize() < _MAX_STORES:
+                self._waiting.put(self._group)
+            self._group = []
+
+    def _run(self) -> None:
+        try:
+            descriptor = self._alone()
+        except OSError:
+            self._open = False
+            return
+        while (group := self._waiting.get()) is not None:
+            for node, offset, data in group:
+                notice = wire.store_notice(node, offset, len(data))
+                with contextlib.suppress(OSError):  # the kernel has forgotten file or mount
+                    os.writev(descriptor, [notice, data])
+
+    def _alone(self) -> int:
+        """Leave the descriptors that all threads share; have a clone of the mount's, and no more.
+
+        Raises:
+            OSError: it isn't allowed, or there are too many descriptors.
+        """
+        if _libc.unshare(_CLONE_FILES) != 0:
+            raise OSError(ctypes.get_errno(), "unshare")
+        mine = clone(self._device)
+        _close_all_but({mine})
+        return mine
