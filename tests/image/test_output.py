@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.support.disks import mounted
 from tests.support.trees import CHUNK, KEY, file, varied
 
 from casemate.errors import UsageError
@@ -25,20 +26,6 @@ def opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def mounted(folder: Path, kind: str, *options: str) -> Iterator[Path]:
-    """A file system of the kernel's own in a new folder."""
-    folder.mkdir()
-    command = ["mount", "-t", kind, *options, kind, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"{kind} can't be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_what_threads_write_lies_where_it_should(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import zipfile
 from dataclasses import replace
 
 import pytest
+from tests.support.disks import fill, small_disk
 from tests.support.packages import install
 
 from casemate.errors import UnavailableError, UsageError
@@ -61,6 +62,18 @@ def test_locked_requirements_are_taken_and_nothing_of_them_runs(tmp_path, locked
     assert not mark.exists()
     (tmp_path / "planted-1.0-py3-none-any.whl").unlink()
     assert with_packages(item).distributions == ("planted",), "from the cache"
+
+
+def test_a_full_cache_is_said_to_be_what_it_is(tmp_path, locked, monkeypatch):
+    item = locked(f"planted==1.0 --hash=sha256:{'0' * 64}\n")
+    with small_disk(tmp_path / "disk") as disk:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
+        fill(disk)
+        with pytest.raises(UsageError) as caught:
+            with_packages(item)
+        assert not list((disk / "casemate/python").iterdir())
+    assert caught.value.code == "image.unwritable"
+    assert str(caught.value.field).startswith(str(disk))
 
 
 def test_a_wheel_with_another_hash_is_refused(tmp_path, locked):

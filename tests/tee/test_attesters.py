@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from tests.support.disks import fill, small_disk
 
 from casemate.errors import UsageError
 from casemate.project.keys import make_identity_key
@@ -68,6 +69,16 @@ def test_a_development_root_is_made_once_for_its_owner_alone(tmp_path):
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert DevelopmentRoot.load_or_create(path).spki == root.spki
     assert DevelopmentRoot.load_or_create(tmp_path / "other.pem").spki != root.spki
+
+
+def test_of_a_development_root_that_a_full_disk_does_not_take_nothing_stays(tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        filler = fill(disk)
+        with pytest.raises(UsageError) as caught:
+            DevelopmentRoot.load_or_create(disk / "root.pem")
+        assert caught.value.code == "tee.development-root"
+        filler.unlink()
+        DevelopmentRoot.load_or_create(disk / "root.pem")
 
 
 @pytest.mark.parametrize("what", WRONG_KEYS)

@@ -7,15 +7,17 @@ import importlib
 import json
 import resource
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 import click
 
 from casemate import __version__
-from casemate.errors import CasemateError, UsageError
+from casemate.cli.streams import STREAMS, name_streams
+from casemate.errors import CasemateError, InternalError, UsageError
 from casemate.errors.render import render_error
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SECTIONS = {
     "To see it all": {
         "demo": "The whole flow on this machine, with a real model and a real picture",
@@ -72,6 +74,15 @@ class _LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            if error.filename in STREAMS:
+                raise
+            # click would end without a word, as where whoever reads our output has gone.
+            raise InternalError("pipe.broken", "the other end of a connection is gone") from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
         width = max(len(name) for name in _COMMANDS)
@@ -102,45 +113,66 @@ def main() -> NoReturn:
     """Run the command line and exit with the code that says why (STYLE: exit codes)."""
     # Many commands hold keys and what they decrypt; a core dump would put it on a disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    name_streams()
     wants_json = "--json" in sys.argv[1:]
     try:
         code = casemate.main(prog_name="casemate", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # while errors are still heeded
     except CasemateError as error:
         _show(error, wants_json=wants_json)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        _say(error.show)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("casemate: interrupted", err=True)
+        _say(lambda: click.echo("casemate: interrupted", err=True))
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone; say nothing more
+        sys.stdout = None  # whoever read it has gone; click itself ends so, too
         sys.exit(1)
     except OSError as error:
-        if error.filename is not None or error.errno not in _FULL:
-            raise
         failed = _unwritable(error)
-        click.echo(render_error(failed), err=True)
-        sys.stdout = None  # what it still holds can't be written either
+        if failed is None:
+            raise
+        if error.filename in STREAMS:
+            setattr(sys, STREAMS[error.filename], None)  # nor can what it still holds
+        _show(failed, wants_json=wants_json)
         sys.exit(failed.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _unwritable(error: OSError) -> CasemateError:
-    return UsageError(
-        "output.unwritable",
-        "the output can't be written",
-        field="stdout",
-        got=error.strerror or str(error),
-        remedy="Make room where it goes, and run the command again.",
-    )
+def _unwritable(error: OSError) -> CasemateError | None:
+    """What can't be written, where the error says so; who writes gives it the name."""
+    if not isinstance(error.filename, str):
+        return None
+    got, remedy = error.strerror or str(error), "Make room there, and run the command again."
+    if (stream := STREAMS.get(error.filename)) is not None:
+        return UsageError(
+            "output.unwritable", f"{stream} can't be written", field=stream, got=got, remedy=remedy
+        )
+    if error.errno in _FULL:
+        return UsageError(
+            "file.unwritable", f"{error.filename} can't be written", field=error.filename,
+            got=got, remedy=remedy,
+        )  # fmt: skip
+    return None
 
 
 def _show(error: CasemateError, *, wants_json: bool) -> None:
     if wants_json:
-        click.echo(json.dumps({"error": error.as_dict()}))
-    click.echo(render_error(error), err=True)
+        _say(lambda: click.echo(json.dumps({"error": error.as_dict()})))
+    _say(lambda: click.echo(render_error(error), err=True))
+
+
+def _say(what: Callable[[], None]) -> None:
+    """Say why it ends, as far as that can be said: the exit code is told anyway."""
+    try:
+        what()
+    except OSError as error:
+        if error.filename not in STREAMS:
+            raise
+        setattr(sys, STREAMS[error.filename], None)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from casemate.errors import UsageError
 from casemate.image.content import content_pieces
 from casemate.image.tree import EntryKind, FilePart, TreeEntry, normalised
 from casemate.image.workers import Meter, Progress
+from casemate.image.writing import write_all
 
 _PIECE = 1 << 20
 _LARGE = 64 << 20  # is copied by one call, and then told of
@@ -290,7 +291,7 @@ def _write(entry: TreeEntry, place: str, meter: Meter) -> None:
             case FilePart(path=source, offset=offset):
                 _copy(source, descriptor, meter, offset, entry.size)
             case content:
-                _put(descriptor, content or b"")
+                write_all(descriptor, content or b"")
                 meter.add(entry.size)
         _adjust(entry, descriptor)
         if times is not None:
@@ -313,9 +314,3 @@ def _copy(
         return info
     finally:
         os.close(origin)
-
-
-def _put(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]

@@ -20,6 +20,7 @@ from pathlib import Path
 from casemate.errors import UnavailableError, UsageError
 from casemate.image.bom.grammar import PythonItem
 from casemate.image.cache import cache_folder
+from casemate.image.writing import writing
 
 VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 """The running interpreter, as folders are named after it."""
@@ -74,6 +75,11 @@ def _installed(item: PythonItem) -> Path:
     folder = cache_folder("python") / key.hexdigest()[:40]
     if folder.is_dir():
         return folder
+    with writing(folder):
+        return _install_into(folder, lock, item)
+
+
+def _install_into(folder: Path, lock: bytes, item: PythonItem) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="installing-") as scratch:
         locked, site = Path(scratch, "requirements.txt"), Path(scratch, "site")

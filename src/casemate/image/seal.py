@@ -44,6 +44,7 @@ from casemate.image.output import Output
 from casemate.image.payload import Layout, PayloadReader, changed, lay_out
 from casemate.image.tree import TreeEntry, normalised
 from casemate.image.workers import Meter, Progress, Step, run_steps
+from casemate.image.writing import writing
 from casemate.types import Secret, Sha384, sha256, sha384
 
 _DIGEST = TAG_SIZE
@@ -105,19 +106,11 @@ def seal(
     _require_no_device(destination)
     layout = lay_out(normalised(entries))
     plain = _Plaintext(layout, encode_toc(layout.toc()))
-    try:
+    with writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with _new_file(destination) as descriptor:
             output = Output(descriptor, plain.file_size)
             header = _seal_into(output, plain, key, Meter(2 * plain.size, progress), threads)
-    except OSError as error:
-        raise UsageError(
-            "image.unwritable",
-            f"{destination} can't be written",
-            field=str(destination),
-            got=str(error),
-            remedy="Check the folder, its permissions, and the space left on the disk.",
-        ) from error
     return SealedImageInfo(
         path=destination,
         id=sha384(encode_header(header)),

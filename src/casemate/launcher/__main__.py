@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
 import time
 from types import FrameType
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from casemate.errors import CasemateError
 from casemate.errors.render import render_error
 from casemate.launcher.environment import scrub_own_environment
+from casemate.launcher.status import say
 
 _AGAIN_SECONDS = 0.2
 
@@ -28,16 +30,21 @@ def main() -> NoReturn:
         code = _run(began)
     except CasemateError as error:
         if as_json:
-            sys.stdout.write(json.dumps({"event": "error", "error": error.as_dict()}) + "\n")
-        sys.stderr.write(render_error(error, program="casemate launch") + "\n")
+            _say("stdout", json.dumps({"event": "error", "error": error.as_dict()}))
+        _say("stderr", render_error(error, program="casemate launch"))
         code = error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("casemate launch: interrupted\n")
+        _say("stderr", "casemate launch: interrupted")
         code = 130
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    sys.stdout.flush()
     sys.exit(code)
+
+
+def _say(stream: Literal["stdout", "stderr"], line: str) -> None:
+    """Say why it ends, as far as that can be said: the exit code is told anyway."""
+    with contextlib.suppress(CasemateError):
+        say(stream, line)
 
 
 def _run(began: float) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from casemate.errors import MalformedError, UsageError
@@ -42,10 +44,7 @@ def replace_public(path: Path, content: bytes) -> None:
     Raises:
         UsageError: ``file.unwritable``.
     """
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.unlink(missing_ok=True)
-    _write(temporary, content, file_mode=0o644, folder_mode=0o755)
-    temporary.replace(path)
+    _replace(path, content, file_mode=0o644, folder_mode=0o755)
 
 
 def replace_private(path: Path, content: bytes) -> None:
@@ -54,10 +53,7 @@ def replace_private(path: Path, content: bytes) -> None:
     Raises:
         UsageError: ``file.unwritable``.
     """
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.unlink(missing_ok=True)
-    _write(temporary, content, file_mode=0o600, folder_mode=0o700)
-    temporary.replace(path)
+    _replace(path, content, file_mode=0o600, folder_mode=0o700)
 
 
 def read_file(path: Path, *, field: str) -> bytes:
@@ -95,18 +91,41 @@ def read_text(path: Path, *, field: str) -> str:
         ) from error
 
 
+def _replace(path: Path, content: bytes, *, file_mode: int, folder_mode: int) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    with _writing(path):
+        temporary.unlink(missing_ok=True)
+        _write(temporary, content, file_mode=file_mode, folder_mode=folder_mode)
+        temporary.replace(path)
+
+
 def _write(path: Path, content: bytes, *, file_mode: int, folder_mode: int) -> None:
+    with _writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=folder_mode)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file_mode)
+        except FileExistsError as error:
+            raise _exists(path) from error
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+        except BaseException:  # half a file is none, and would be in the way of the next attempt
+            path.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=folder_mode)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file_mode)
-    except FileExistsError as error:
-        raise _exists(path) from error
+        yield
     except OSError as error:
         raise UsageError(
-            "file.unwritable", f"{path} can't be written", field=str(path), got=str(error)
+            "file.unwritable",
+            f"{path} can't be written",
+            field=str(path),
+            got=str(error),
+            remedy="Check the folder, its permissions, and the space left on the disk.",
         ) from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
 
 
 def _exists(path: Path) -> UsageError:

@@ -193,8 +193,12 @@ def _create(path: Path) -> bytes:
     )
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(pem)
+    except BaseException:  # half a key would be in the way of the next attempt
+        path.unlink(missing_ok=True)
+        raise
     return pem
 
 

@@ -10,10 +10,12 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 
 import pytest
 import zstandard
 from tests.support.containers import File, digest, docker_archive, layer, oci_layout
+from tests.support.disks import small_disk
 
 from casemate.errors import CasemateError, MalformedError, NotGenuineError, UsageError
 from casemate.image.oci import read_container_image
@@ -239,6 +241,27 @@ def test_a_bomb_is_cut_off(tmp_path):
     with pytest.raises(UsageError) as caught:
         tree(tmp_path / "image")
     assert caught.value.code == "container.too-large"
+
+
+@pytest.mark.parametrize("where", ["folder", "archive", "compressed archive"])
+def test_a_full_disk_is_said_of_the_place_where_layers_are_unpacked(tmp_path, monkeypatch, where):
+    """Not of the image, which is as it should be."""
+    image = tmp_path / "image"
+    oci_layout(image, [layer(File("a", os.urandom(300_000)))])
+    if where != "folder":
+        with tarfile.open(tmp_path / "image.tar", "w") as archive:
+            archive.add(image, ".")
+        image = tmp_path / "image.tar"
+    if where == "compressed archive":
+        image.write_bytes(gzip.compress(image.read_bytes()))
+    with small_disk(tmp_path / "disk") as disk:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        with pytest.raises(UsageError) as caught:
+            tree(image)
+        assert list(disk.iterdir()) == []
+    assert caught.value.code == "image.unwritable"
+    assert str(caught.value.field).startswith(str(disk))
+    assert "No space left" in str(caught.value.got)
 
 
 def test_layers_share_one_limit(tmp_path):

@@ -4,8 +4,9 @@ import json
 import subprocess
 
 import pytest
+from tests.support.disks import fill, small_disk
 
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, UsageError
 from casemate.image.oci import read_container_image
 from casemate.image.oci.ocicrypt import read_key
 from casemate.image.oci.write import RunSettings, write_docker_archive, write_oci_layout
@@ -46,6 +47,22 @@ def test_tags_are_beside_each_other_and_the_newer_one_wins(tmp_path):
     assert "data/model" not in paths(tmp_path, "one")
     write_docker_archive(tmp_path / "it.tar", tmp_path, ["two"])
     assert paths(tmp_path / "it.tar", "two") == paths(tmp_path, "two")
+
+
+def test_a_full_disk_is_said_of_what_is_written_and_leaves_no_archive(tmp_path):
+    write_oci_layout(tmp_path / "it", LAYERS, SETTINGS, tag="it")
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "layout").mkdir()
+        filler = fill(disk)
+        for write in (
+            lambda: write_oci_layout(disk / "layout", LAYERS, SETTINGS, tag="it"),
+            lambda: write_docker_archive(disk / "it.tar", tmp_path / "it", ["it"]),
+        ):
+            with pytest.raises(UsageError) as caught:
+                write()
+            assert caught.value.code == "image.unwritable"
+            assert "No space left" in str(caught.value.got)
+        assert {each.name for each in disk.iterdir()} == {filler.name, "layout"}
 
 
 def test_encrypted_layers_are_for_their_recipient_alone(tmp_path):

@@ -32,6 +32,7 @@ from casemate.image.oci.http import (
 from casemate.image.oci.reference import Reference
 from casemate.image.oci.store import blob_name, check_digest
 from casemate.image.workers import Progress
+from casemate.image.writing import writing
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -372,26 +373,6 @@ def _locked(part: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # whoever had it has given it its name, or removed it
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Within, what the system refuses is about a file.
-
-    Raises:
-        UsageError: ``image.unwritable``.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(
-            "image.unwritable",
-            f"{path} can't be written",
-            field=str(path),
-            expected="a new file, or what came before",
-            got=str(error),
-            remedy="Check the folder, its permissions, and the space left on the disk.",
-        ) from error
 
 
 def _start(response: Response) -> int:

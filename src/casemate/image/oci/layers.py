@@ -24,6 +24,7 @@ from casemate.image.oci.manifest import Layer
 from casemate.image.oci.ocicrypt import DecryptedLayer, Key, open_layer
 from casemate.image.oci.store import MAX_WINDOW, Store, check_digest, too_large
 from casemate.image.tree import MAX_PATH, FilePart
+from casemate.image.writing import write_all, writing
 
 _PIECE = 1 << 20
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -84,12 +85,12 @@ def unpack(
         How many bytes it became.
 
     Raises:
-        UsageError: ``container.too-large``, ``container.encrypted``.
+        UsageError: ``container.too-large``, ``container.encrypted``, ``image.unwritable``.
         MalformedError: ``container.compression``, ``container.missing``.
         NotGenuineError: ``container.changed`` where a digest isn't the one that is named.
     """
     plain, written = hashlib.sha256(), 0
-    with store.open(layer.name) as raw, destination.open("xb") as output:
+    with store.open(layer.name) as raw, destination.open("xb", buffering=0) as output:
         hashed = _Hashed(raw)
         decrypted = None
         if layer.sealing is not None:
@@ -102,7 +103,8 @@ def unpack(
                     if written > limit:
                         raise too_large()
                     plain.update(piece)
-                    output.write(piece)
+                    with writing(destination):
+                        write_all(output.fileno(), piece)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise _malformed("compression", str(error)[:80]) from error
         # What was written counts for nothing until all of these hold.

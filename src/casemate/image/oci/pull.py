@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from casemate.errors import UsageError
-from casemate.image.oci.distribution import Blob, Repository, alone, blob_of, writing
+from casemate.image.oci.distribution import Blob, Repository, alone, blob_of
 from casemate.image.oci.manifest import MAX_DEPTH, descriptors, document, for_platform, is_index
 from casemate.image.oci.reference import Reference
 from casemate.image.oci.store import blob_name
 from casemate.image.workers import Progress
+from casemate.image.writing import writing
 
 
 def pull_layout(

@@ -18,12 +18,13 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Protocol, cast
 
 from casemate.errors import MalformedError, NotGenuineError, UsageError
 from casemate.image.archives import opened_tar, tar_members
+from casemate.image.writing import write_all, writing
 
 MAX_DOCUMENT = 4 << 20
 MAX_WINDOW = 1 << 27
@@ -96,23 +97,34 @@ def open_store(path: Path, *, limit: int) -> Iterator[Store]:
         limit: how many bytes a compressed archive may become.
 
     Raises:
-        UsageError: ``container.source`` where it is neither, ``container.too-large``.
+        UsageError: ``container.source`` where it is neither, ``container.too-large``,
+            ``image.unwritable`` where it can't be unpacked.
     """
     if path.is_dir():
         yield FolderStore(path)
         return
-    try:
-        with _plain(path, limit) as file, opened_tar(file, _malformed) as archive:
-            yield ArchiveStore(archive)
-    except (tarfile.ReadError, OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise UsageError(
-            "container.source",
-            f"{path} is no container image",
-            field="source",
-            expected="a folder in OCI layout, or a tar archive of an image",
-            got=str(error)[:120],
-            remedy="Make one with `skopeo copy … oci:DIR` or `docker save`.",
-        ) from error
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(_plain(path, limit))
+            archive = stack.enter_context(opened_tar(file, _malformed))
+            store = ArchiveStore(archive)
+        except (tarfile.ReadError, OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+            raise _no_image(path, error) from error
+        try:
+            yield store
+        except tarfile.ReadError as error:  # it ends within a part
+            raise _no_image(path, error) from error
+
+
+def _no_image(path: Path, error: Exception) -> UsageError:
+    return UsageError(
+        "container.source",
+        f"{path} is no container image",
+        field="source",
+        expected="a folder in OCI layout, or a tar archive of an image",
+        got=str(error)[:120],
+        remedy="Make one with `skopeo copy … oci:DIR` or `docker save`.",
+    )
 
 
 @contextmanager
@@ -125,13 +137,20 @@ def _plain(path: Path, limit: int) -> Iterator[IO[bytes]]:
         if opener is None:
             yield file
             return
-        with opener(file) as packed, tempfile.TemporaryFile() as plain:
+        with opener(file) as packed, _temporary_file() as plain:
             while piece := packed.read(_PIECE):
-                limit -= plain.write(piece)
+                limit -= len(piece)
                 if limit < 0:
                     raise too_large()
+                with writing(Path(tempfile.gettempdir())):
+                    write_all(plain.fileno(), piece)
             plain.seek(0)
-            yield cast("IO[bytes]", plain)
+            yield cast("IO[bytes]", io.BufferedReader(plain))
+
+
+def _temporary_file() -> io.FileIO:
+    with writing(Path(tempfile.gettempdir())):
+        return tempfile.TemporaryFile(buffering=0)
 
 
 class _Zstd(io.RawIOBase):

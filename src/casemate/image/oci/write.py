@@ -15,7 +15,7 @@ import json
 import tarfile
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
@@ -25,6 +25,7 @@ from casemate.image.oci.ocicrypt import SUFFIX, Key, encrypt_layer
 from casemate.image.payload import PayloadReader, lay_out
 from casemate.image.tree import TreeEntry, normalised
 from casemate.image.workers import Progress
+from casemate.image.writing import writing
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
@@ -108,33 +109,34 @@ def write_oci_layout(
         progress: called with (bytes of a layer's archive done, bytes in all).
 
     Raises:
-        UsageError: ``image.tree`` for what can't be in a tree.
+        UsageError: ``image.tree`` for what can't be in a tree, ``image.unwritable``.
     """
-    blobs = folder / "blobs" / "sha256"
-    blobs.mkdir(parents=True, exist_ok=True)
-    written, diff_ids = [], []
-    for layer in layers:
-        # Without a name: what is to be encrypted isn't left behind by a writer that is killed.
-        with tempfile.TemporaryFile(dir=blobs) as archive:
-            diff_ids.append(_archive(archive, layer, compress=compress, progress=progress))
-            written.append(_layer(blobs, archive, compress=compress, recipients=recipients))
-    config = _put(blobs, CONFIG_TYPE, _config(diff_ids, settings))
-    manifest = _put(
-        blobs,
-        MANIFEST_TYPE,
-        _json(
-            {
-                "schemaVersion": 2,
-                "mediaType": MANIFEST_TYPE,
-                "config": config.descriptor(),
-                "layers": [layer.descriptor() for layer in written],
-                "annotations": dict(settings.labels),
-            }
-        ),
-    )
-    (folder / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
-    _index(folder, manifest, tag)
-    return WrittenImage(digest=manifest.digest, size=sum(layer.size for layer in written))
+    with writing(folder):
+        blobs = folder / "blobs" / "sha256"
+        blobs.mkdir(parents=True, exist_ok=True)
+        written, diff_ids = [], []
+        for layer in layers:
+            # Without a name: what is to be encrypted isn't left behind by a writer that is killed.
+            with tempfile.TemporaryFile(dir=blobs) as archive:
+                diff_ids.append(_archive(archive, layer, compress=compress, progress=progress))
+                written.append(_layer(blobs, archive, compress=compress, recipients=recipients))
+        config = _put(blobs, CONFIG_TYPE, _config(diff_ids, settings))
+        manifest = _put(
+            blobs,
+            MANIFEST_TYPE,
+            _json(
+                {
+                    "schemaVersion": 2,
+                    "mediaType": MANIFEST_TYPE,
+                    "config": config.descriptor(),
+                    "layers": [layer.descriptor() for layer in written],
+                    "annotations": dict(settings.labels),
+                }
+            ),
+        )
+        (folder / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
+        _index(folder, manifest, tag)
+        return WrittenImage(digest=manifest.digest, size=sum(layer.size for layer in written))
 
 
 def write_docker_archive(file: Path, layout: Path, tags: Collection[str]) -> None:
@@ -144,6 +146,9 @@ def write_docker_archive(file: Path, layout: Path, tags: Collection[str]) -> Non
         file: replaced where it is there.
         layout: as `write_oci_layout` wrote it.
         tags: which images; the tags there are the names here.
+
+    Raises:
+        UsageError: ``image.unwritable``; of an archive that can't be written nothing stays.
     """
     blobs = layout / "blobs" / "sha256"
     top: list[dict[str, str | list[str]]] = []
@@ -163,11 +168,17 @@ def write_docker_archive(file: Path, layout: Path, tags: Collection[str]) -> Non
             }
         )
     part = file.with_name(f".{file.name}.part")
-    with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as archive:
-        for name, blob in sorted(wanted.items()):
-            _add(archive, name, (blobs / blob).open("rb"))
-        _add(archive, "manifest.json", io.BytesIO(_json(top)))
-    part.replace(file)
+    try:
+        with writing(file):
+            with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as archive:
+                for name, blob in sorted(wanted.items()):
+                    _add(archive, name, (blobs / blob).open("rb"))
+                _add(archive, "manifest.json", io.BytesIO(_json(top)))
+            part.replace(file)
+    except BaseException:
+        with suppress(OSError):  # why it failed says more
+            part.unlink()
+        raise
 
 
 def _archive(

