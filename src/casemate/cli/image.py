@@ -38,8 +38,9 @@ from casemate.image.seal import seal as seal_tree
 from casemate.image.storage import DANGER, require_memory_backed, require_no_plain_swap
 from casemate.image.tree import EntryKind
 from casemate.image.ways import OpenChoice
+from casemate.image.writing import require_new
 from casemate.project.drafts import draft_contract
-from casemate.project.files import require_new, write_public
+from casemate.project.files import write_public
 from casemate.project.programs import terminated_like_interrupted
 from casemate.project.registries import RegistryAccess
 from casemate.project.sources import DEFAULT_LIMIT, read_source

@@ -6,7 +6,6 @@ Source: specs/sealed-image-artifact.md.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -27,6 +26,7 @@ from casemate.image.oci.distribution import (
 from casemate.image.oci.http import MAX_DOCUMENT
 from casemate.image.oci.reference import Reference
 from casemate.image.workers import Progress
+from casemate.image.writing import require_new
 from casemate.types import Sha384
 
 TYPE = "application/vnd.casemate.sealed-image.v1"
@@ -85,7 +85,7 @@ def pull(
         NotGenuineError: ``container.changed``, ``image.id``.
         UnavailableError, MalformedError: ``registry.*``.
     """
-    _require_free(path)
+    require_new(path)
     digest, data, _ = repository.manifest(reference)
     blob, promised = parse_manifest(data)
     if image_id is not None and promised != image_id:
@@ -93,7 +93,7 @@ def pull(
     part = path.with_name(f".{path.name}.{blob.digest[7:23]}.part")
     with alone(part):
         try:
-            _require_free(path)
+            require_new(path)
         except UsageError:  # somebody else has fetched it while we waited
             part.unlink()
             raise
@@ -105,18 +105,6 @@ def pull(
             raise _other(promised, image.id)
         part.rename(path)
     return digest, image.id
-
-
-def _require_free(path: Path) -> None:
-    if os.path.lexists(path):  # of one that can't be looked at, writing will tell
-        raise UsageError(
-            "file.exists",
-            f"{path} is there already",
-            field=str(path),
-            expected="a name that is free",
-            got="a file",
-            remedy="Choose another name, or remove the file.",
-        )
 
 
 def encode_manifest(blob: Blob, image_id: Sha384) -> bytes:

@@ -33,6 +33,27 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def require_new(path: Path) -> None:
+    """Say before long work that a file won't be overwritten at its end.
+
+    Raises:
+        UsageError: ``file.exists``.
+    """
+    if os.path.lexists(path):  # of one that can't be looked at, writing will tell
+        raise exists(path)
+
+
+def exists(path: Path) -> UsageError:
+    """A file has the name that a new one was to have."""
+    return UsageError(
+        "file.exists",
+        f"{path} exists already",
+        field=str(path),
+        expected="a name that is free",
+        remedy="Choose another name, or remove the file if nobody needs it.",
+    )
+
+
 def write_all(descriptor: int, content: bytes) -> None:
     """Write all of it at once: nothing is left to be written when the file is closed.
 

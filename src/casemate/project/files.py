@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from casemate.errors import MalformedError, UsageError
+from casemate.image.writing import exists
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -26,16 +27,6 @@ def write_public(path: Path, content: bytes) -> None:
         UsageError: ``file.exists``, ``file.unwritable``.
     """
     _write(path, content, file_mode=0o644, folder_mode=0o755)
-
-
-def require_new(path: Path) -> None:
-    """Say before long work that `write_public` will refuse at its end.
-
-    Raises:
-        UsageError: ``file.exists``.
-    """
-    if os.path.lexists(path):
-        raise _exists(path)
 
 
 def replace_public(path: Path, content: bytes) -> None:
@@ -105,7 +96,7 @@ def _write(path: Path, content: bytes, *, file_mode: int, folder_mode: int) -> N
             path.parent.mkdir(parents=True, exist_ok=True, mode=folder_mode)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file_mode)
         except FileExistsError as error:
-            raise _exists(path) from error
+            raise exists(path) from error
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
@@ -126,12 +117,3 @@ def _writing(path: Path) -> Iterator[None]:
             got=str(error),
             remedy="Check the folder, its permissions, and the space left on the disk.",
         ) from error
-
-
-def _exists(path: Path) -> UsageError:
-    return UsageError(
-        "file.exists",
-        f"{path} exists already",
-        field=str(path),
-        remedy="Choose another name, or remove the file if nobody needs it.",
-    )
