@@ -27,6 +27,7 @@ from casemate.serving.lifecycle import Gate, Waits
 from casemate.serving.metrics import PrometheusMetrics
 from casemate.serving.rest.http import Request
 from casemate.serving.rest.json_tensors import parse, write
+from casemate.serving.rest.open_inference import OpenInferenceRest
 from casemate.serving.rest.tensorflow import TensorFlowRest
 from casemate.serving.source import check_folder, list_versions
 from casemate.serving.status import Code
@@ -171,6 +172,21 @@ def test_a_long_string_among_numbers(tmp_path, body):
     core = served_core(tmp_path, identity_model(shape=("n",)))
     rest = TensorFlowRest(core, max_json_bytes=_MIB)
     request = Request(method="POST", path="/v1/models/m:predict", headers={}, body=body.encode())
+    with taking(8 * _MIB):
+        refused("serving.request", rest.answer, request, float("inf"))
+
+
+def test_a_long_string_among_numbers_of_the_other_interface(tmp_path):
+    core = served_core(tmp_path, identity_model(shape=("n",)))
+    rest = OpenInferenceRest(core, max_json_bytes=_MIB)
+    given = {
+        "name": "x",
+        "shape": [2_001],
+        "datatype": "FP32",
+        "data": ["a" * 20_000, *[0] * 2_000],
+    }
+    body = json.dumps({"inputs": [given]}).encode()
+    request = Request(method="POST", path="/v2/models/m/infer", headers={}, body=body)
     with taking(8 * _MIB):
         refused("serving.request", rest.answer, request, float("inf"))
 

@@ -57,7 +57,45 @@ class Document(dict[str, Json]):
 
     def __init__(self, value: Mapping[str, Json], *, swells: bool) -> None:
         super().__init__(value)
-        self.swells = swells
+        self._swells = swells
+
+    def array(self, value: Json, port: Port, *, name: str, max_bytes: int) -> Array:
+        """The array of an input whose shape its nesting says.
+
+        Args:
+            value: what is in the document.
+            port: the input.
+            name: the input's name, for errors.
+            max_bytes: limit on the array.
+
+        Raises:
+            MalformedError: where it doesn't fit the input.
+        """
+        spec = port.spec
+        if spec.element.number == wire.DT_STRING:
+            array = _strings(value, port, name, max_bytes)
+        else:
+            shape = _outer_shape(value)
+            measure(shape, name=name, element=spec.element, max_bytes=max_bytes)
+            array = self.numbers(value, spec.element, name)
+        if not spec.fits(array.shape):
+            raise wrong(f"inputs['{name}']", str(spec), f"shape {list(array.shape)}")
+        return array
+
+    def numbers(self, value: Json, element: ElementType, name: str) -> Array:
+        """Nested lists of numbers, or of true and false, as an array of their own shape.
+
+        Args:
+            value: what is in the document.
+            element: the type wanted.
+            name: the input's name, for errors.
+
+        Raises:
+            MalformedError: ``serving.request``.
+        """
+        if self._swells and _has_strings(value):  # looked for before an array is made
+            raise wrong(name, f"even lists of {element.name}", "something else")
+        return _numbers(value, element, name)
 
 
 def parse(body: bytes, *, max_bytes: int) -> Document:
@@ -132,45 +170,7 @@ def _with_words(body: bytes, error: orjson.JSONDecodeError) -> Json:
     ) from error
 
 
-def to_array(value: Json, port: Port, *, name: str, max_bytes: int, swells: bool) -> Array:
-    """The array of an input whose shape its nesting says.
-
-    Args:
-        value: what came.
-        port: the input.
-        name: the input's name, for errors.
-        max_bytes: limit on the array.
-        swells: see ``Document``.
-
-    Raises:
-        MalformedError: where it doesn't fit the input.
-    """
-    spec = port.spec
-    if spec.element.number == wire.DT_STRING:
-        array = _strings(value, port, name, max_bytes)
-    else:
-        shape = _outer_shape(value)
-        measure(shape, name=name, element=spec.element, max_bytes=max_bytes)
-        array = numbers(value, spec.element, name, swells=swells)
-    if not spec.fits(array.shape):
-        raise wrong(f"inputs['{name}']", str(spec), f"shape {list(array.shape)}")
-    return array
-
-
-def numbers(value: Json, element: ElementType, name: str, *, swells: bool) -> Array:
-    """Nested lists of numbers, or of true and false, as an array of their own shape.
-
-    Args:
-        value: what came.
-        element: the type wanted.
-        name: the input's name, for errors.
-        swells: whether strings must be looked for before an array is made; see ``Document``.
-
-    Raises:
-        MalformedError: ``serving.request``.
-    """
-    if swells and _has_strings(value):
-        raise wrong(name, f"even lists of {element.name}", "something else")
+def _numbers(value: Json, element: ElementType, name: str) -> Array:
     try:
         array = np.array(value)
     except (ValueError, OverflowError) as error:  # lists of different lengths

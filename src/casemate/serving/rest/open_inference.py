@@ -29,7 +29,7 @@ from casemate.serving.open_inference import (
     port_for,
 )
 from casemate.serving.rest.http import Request, Response
-from casemate.serving.rest.json_tensors import Json, Writable, numbers, parse, writable, write
+from casemate.serving.rest.json_tensors import Document, Json, Writable, parse, writable, write
 from casemate.serving.signature import Port, Signature
 from casemate.serving.status import Code, RequestError, shown, wrong
 from casemate.serving.tensors import as_strings, measure
@@ -146,9 +146,8 @@ class OpenInferenceRest:
             check_inputs(signature, [each.tensor.name for each in inputs])
             feeds, room = {}, self._core.max_bytes
             for each in inputs:
-                feeds[each.tensor.name] = _array(
-                    each, port_for(signature, each.tensor), room, swells=document.swells
-                )
+                port = port_for(signature, each.tensor)
+                feeds[each.tensor.name] = _array(document, each, port, room)
                 room -= feeds[each.tensor.name].nbytes
             return feeds
 
@@ -268,7 +267,7 @@ def _flag(item: Mapping[str, Json], name: str) -> bool:
     return bool(value)
 
 
-def _array(given: _Input, port: Port, room: int, *, swells: bool) -> Array:
+def _array(document: Document, given: _Input, port: Port, room: int) -> Array:
     tensor, element = given.tensor, port.spec.element
     if given.raw is not None:
         return decode_raw(given.raw, tensor, port, room)
@@ -282,7 +281,7 @@ def _array(given: _Input, port: Port, room: int, *, swells: bool) -> Array:
         raw = port.raw_strings
         made = as_strings(strings, name=tensor.name, count=count, raw=raw)
     else:
-        made = numbers(given.data, element, f"inputs['{tensor.name}'].data", swells=swells)
+        made = document.numbers(given.data, element, f"inputs['{tensor.name}'].data")
     if made.size != count:
         raise wrong(f"inputs['{tensor.name}'].data", f"{count} values", str(made.size))
     return made.reshape(tensor.shape)

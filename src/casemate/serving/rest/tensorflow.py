@@ -27,7 +27,6 @@ from casemate.serving.rest.json_tensors import (
     is_bytes,
     key_error,
     parse,
-    to_array,
     writable,
     write,
 )
@@ -107,9 +106,7 @@ class TensorFlowRest:
                 columns = _named(document["inputs"], signature)
             feeds, room = {}, self._core.max_bytes
             for alias, port in signature.inputs.items():
-                feeds[alias] = to_array(
-                    columns[alias], port, name=alias, max_bytes=room, swells=document.swells
-                )
+                feeds[alias] = document.array(columns[alias], port, name=alias, max_bytes=room)
                 room -= feeds[alias].nbytes
             return feeds
 
