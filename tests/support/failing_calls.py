@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 _STRACE = Path("/usr/bin/strace")
+# The kernel itself sorts out the calls that matter: otherwise each call of every program stops.
+_TRACED = (str(_STRACE), "-f", "--seccomp-bpf", "-qq")
 
 
 @functools.cache
 def _why_not() -> str:
     if not _STRACE.exists():
         return "needs strace (tools/install-test-programs)"
-    tried = subprocess.run([_STRACE, "-f", "-qq", "true"], capture_output=True, check=False)
+    tried = subprocess.run([*_TRACED, "-e", "trace=mount", "true"], capture_output=True, check=False)
     return "" if tried.returncode == 0 else "nothing may be traced here"
 
 
@@ -25,7 +27,7 @@ needs_failing_calls = pytest.mark.skipif(bool(_why_not()), reason=_why_not())
 
 def watched(command: Sequence[str], log: Path) -> list[str]:
     """The command line that writes a program's mounts to a file."""
-    return [str(_STRACE), "-f", "-qq", "-o", str(log), "-e", "trace=mount", *command]
+    return [*_TRACED, "-o", str(log), "-e", "trace=mount", *command]
 
 
 def failing(
@@ -42,7 +44,7 @@ def failing(
     inject = f"inject={name}:error={error}:when={number}"
     about = ("-P", path) if path else ()
     options = ("-e", f"trace={name}", "-e", inject, *about)
-    return [str(_STRACE), "-f", "-qq", "-o", "/dev/null", *options, *command]
+    return [*_TRACED, "-o", "/dev/null", *options, *command]
 
 
 def interrupted(command: Sequence[str], name: str, number: int) -> list[str]:
