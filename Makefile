@@ -38,11 +38,11 @@ demo: data  ## Serve a real model confidentially, classify a real picture, refus
 	@$(BIN)/casemate demo --cache $(DATA)
 
 .PHONY: test
-test: data  ## Run the whole test suite, and the checks of style, types and floors
+test: data  ## Run all tests (TESTS="..." some), and the checks of style, types and floors
 	@tools/install-test-programs
 	@tools/install-kubernetes-tools
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest $(TESTS)
+	@$(if $(filter-out tests,$(TESTS)),$(BIN)/pytest $(TESTS),$(BIN)/python tools/run-tests)
 
 .PHONY: test-containers
 test-containers: data  ## Launch in containers of podman, with the rights that people give them

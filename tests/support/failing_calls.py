@@ -18,7 +18,8 @@ _TRACED = (str(_STRACE), "-f", "--seccomp-bpf", "-qq")
 def _why_not() -> str:
     if not _STRACE.exists():
         return "needs strace (tools/install-test-programs)"
-    tried = subprocess.run([*_TRACED, "-e", "trace=mount", "true"], capture_output=True, check=False)
+    program = [*_TRACED, "-e", "trace=mount", "true"]
+    tried = subprocess.run(program, capture_output=True, check=False)
     return "" if tried.returncode == 0 else "nothing may be traced here"
 
 
