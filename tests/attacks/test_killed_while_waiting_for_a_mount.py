@@ -109,7 +109,7 @@ def test_a_process_that_waits_for_its_own_mount(tmp_path: Path, victim: str) -> 
     with program(_ASKS_ITSELF, tmp_path) as process:
         says(process, "taken")
         ours = (process.pid, *descendants(process.pid))
-        for pid in ours[:1] if victim == "who mounted" else ours[1:]:
+        for pid in ours[:1] if victim == "who mounted" else ours[2:]:
             os.kill(pid, signal.SIGKILL)
         assert gone_in_time(ours, 5)
 
@@ -122,18 +122,21 @@ def test_a_server_that_stores_what_nobody_asked_for(tmp_path: Path, victim: str)
             os.posix_fadvise(mounted.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
             for chunk in range(7):
                 os.pread(mounted.fileno(), 4096, chunk * CHUNK)
-        readers.enter_context(reader(tmp_path / "mnt" / "a", 7 * CHUNK))
+        one = readers.enter_context(reader(tmp_path / "mnt" / "a", 7 * CHUNK))
         says(process, "the last of eight")
-        readers.enter_context(reader(tmp_path / "mnt" / "a", 8192))
+        other = readers.enter_context(reader(tmp_path / "mnt" / "a", 8192))
         says(process, "taken")
         ours = (process.pid, *descendants(process.pid))
         assert waits_for_the_kernel(ours), "nobody stores: this doesn't test what it means to"
-        os.kill(ours[victim == "a server"], signal.SIGKILL)
+        mounter, _standby, server = ours
+        os.kill(mounter if victim == "who mounted" else server, signal.SIGKILL)
         assert gone_in_time(ours, 5)
+        one.wait(5)
+        other.wait(5)  # with an error, or with what was stored
 
 
 @contextmanager
-def reader(path: Path, offset: int) -> Iterator[None]:
+def reader(path: Path, offset: int) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that reads one page."""
     text = (
         "import os, sys; mounted = os.open(sys.argv[1], os.O_RDONLY);"
@@ -144,7 +147,7 @@ def reader(path: Path, offset: int) -> Iterator[None]:
         [sys.executable, "-c", text, str(path), str(offset)], stderr=subprocess.DEVNULL
     ) as process:
         try:
-            yield
+            yield process
         finally:
             process.kill()
 

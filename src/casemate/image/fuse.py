@@ -38,7 +38,6 @@ _CAP_SYS_ADMIN = 21
 _MOST_SERVERS = 4
 _START_SECONDS = 10.0
 _STOP_SECONDS = 10.0
-_SILENT = frozenset({Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT})
 _UNKNOWN = frozenset({Op.OPEN, Op.OPENDIR, Op.ACCESS})  # ENOSYS: "don't ask, go ahead"
 _WRITING = frozenset({4, 6, 8, 9, 10, 11, 12, 13, 16, 21, 24, 35, 43, 45, 51})
 _LOG = logging.getLogger(__name__)
@@ -149,10 +148,10 @@ class FuseMount(MountedImage):
         if self._servers is not None:
             self._servers.wait()
 
-    def _serve(self, descriptor: int, told: Told) -> None:
+    def _serve(self, descriptor: int, storer: Storer, told: Told) -> None:
         """In a process of its own."""
         self._image.renew_locks()
-        server = _Server(self._image, self._tree, descriptor, told.error)
+        server = _Server(self._image, self._tree, descriptor, storer, told.error)
         requests = Requests(descriptor)
         while (request := requests.next()) is not None:
             number = server.answer(request)
@@ -168,20 +167,21 @@ class _Server:
         image: SealedImage,
         tree: Tree,
         descriptor: int,
+        storer: Storer,
         on_error: OnError,
     ) -> None:
         self._image = image
         self._tree = tree
         self._descriptor = descriptor
+        self._storer = storer
         self._on_error = on_error
         head = wire.OUT_HEADER.size
         self._reply = page_buffer(head + wire.MAX_READ, head=head)
-        self._storer = Storer(descriptor)
 
     def answer(self, data: memoryview) -> int | None:
         """Answer a request; an answer to INIT gives its error number, 0 where it went well."""
         request, body = wire.parse_request(data)
-        if request.op in _SILENT:
+        if request.op in wire.UNANSWERED:
             return None
         number, length, reply = 0, 0, self._reply
         room = reply[wire.OUT_HEADER.size :]

@@ -10,6 +10,8 @@ from hanging, whoever is killed:
   about, and storing waits for locked pages.
 - Who stores has no descriptor of who answers: else, waiting, it would keep that open.
 - Servers end with the thread that forked them. It doesn't use the mount, so it ends at once.
+- Where every server is gone, a last process fails what is asked until nobody stores: who stores has
+  the mount open, so the kernel would let others wait, and may itself wait for what they had locked.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ import fcntl
 import logging
 import os
 import queue
+import select
 import signal
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from casemate.encoding import MapReader, decode_cbor, encode_cbor
 from casemate.errors import (
@@ -72,7 +74,8 @@ class Servers:
         device: the mount's descriptor. It's closed here, whatever happens: when the last server
             has ended, so has the mount.
         keep: other descriptors that a server needs; it closes all but these.
-        serve: serves one descriptor until the mount is gone.
+        serve: serves one descriptor until the mount is gone; told what stores for it, and whom to
+            tell how it goes.
         on_error: told of their errors, from the thread.
 
     Raises:
@@ -85,7 +88,7 @@ class Servers:
         device: int,
         *,
         keep: Sequence[int],
-        serve: Callable[[int, Told], None],
+        serve: Callable[[int, Storer, Told], None],
         on_error: Callable[[CasemateError], None],
     ) -> None:
         self._count = count
@@ -93,6 +96,7 @@ class Servers:
         self._keep = keep
         self._serve = serve
         self._on_error = on_error
+        self._parent = os.getpid()
         self._pids: list[int] = []
         self._failed: OSError | None = None
         self._init: int | None = None
@@ -156,35 +160,59 @@ class Servers:
             self._ready.set()
 
     def _fork(self) -> None:
-        parent = os.getpid()
         try:
-            for _ in range(self._count):
-                pid = os.fork()
-                if pid == 0:
-                    self._be_server(parent)
-                self._pids.append(pid)
+            with _pipe() as (answering, answers), _pipe() as (storing, stores):
+                self._child(lambda: self._stand_by(answering, storing), answering, storing)
+                for number in range(self._count):
+                    try:
+                        self._child(lambda: self._answer(stores), answers, stores)
+                    except OSError as error:
+                        if number == 0:
+                            raise
+                        _LOG.warning("a server of a mount can't be started: %s", error.strerror)
+                        break
         except OSError as error:
-            _LOG.warning("a server of a mount can't be started: %s", error.strerror)
-            if not self._pids:
-                self._failed = error
+            self._failed = error
         finally:
             self._theirs.close()
             os.close(self._device)
 
-    def _be_server(self, parent: int) -> NoReturn:
+    def _child(self, run: Callable[[], None], *kept: int) -> None:
+        """Run in a process of its own, which has ``kept`` and the device open."""
+        pid = os.fork()
+        if pid:
+            self._pids.append(pid)
+            return
         try:
             for number in _IGNORED:  # whoever mounted heeds them, and unmounts
                 signal.signal(number, signal.SIG_IGN)
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            _close_all_but({0, 1, 2, self._device, self._theirs.fileno(), *self._keep})
-            if os.getppid() == parent:
-                mine = clone(self._device)
-                os.close(self._device)
-                self._serve(mine, Told(self._theirs))
+            _close_all_but({0, 1, 2, self._device, self._theirs.fileno(), *self._keep, *kept})
+            run()
         except Exception:  # noqa: BLE001 - nobody else would tell of it
-            _LOG.exception("a server of a mount failed; others go on")
+            _LOG.exception("a process that serves a mount failed")
         finally:
             os._exit(0)
+
+    def _answer(self, stores: int) -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != self._parent:
+            return
+        mine = clone(self._device)
+        os.close(self._device)
+        self._serve(mine, Storer(mine, keep=stores), Told(self._theirs))
+
+    def _stand_by(self, answering: int, storing: int) -> None:
+        self._theirs.close()
+        os.setsid()  # who kills the others as a group doesn't mean this one
+        os.read(answering, 1)  # until no server is left
+        os.set_blocking(self._device, False)
+        poll = select.poll()
+        poll.register(self._device, select.POLLIN)
+        poll.register(storing, select.POLLIN)
+        room = memoryview(bytearray(_REQUEST_ROOM))
+        while all(ready == self._device for ready, _ in poll.poll()):
+            if not _fail(self._device, room):
+                return
 
     def _hear(self, report: bytes) -> None:
         message = MapReader(decode_cbor(report, what="report", max_size=_MAX_REPORT), what="report")
@@ -218,7 +246,7 @@ class Told:
         )
 
     def _tell(self, message: Mapping[str, str | int]) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, MemoryError):
             self._reports.send(encode_cbor(message)[:_MAX_REPORT])
 
 
@@ -226,6 +254,31 @@ def _parsed(message: MapReader) -> CasemateError:
     kind = _KINDS[message.take("cause", int)]
     parts = {name: message.take_optional(name, str) for name in _PARTS}
     return kind(message.take("code", str), message.take("message", str), **parts)
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[tuple[int, int]]:
+    """Its two ends, for processes that are forked meanwhile."""
+    ends = os.pipe()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+def _fail(device: int, room: memoryview) -> bool:
+    """Answer a request with an error; whether the mount is there."""
+    try:
+        length = os.readv(device, (room,))
+        request, _ = wire.parse_request(room[:length])
+        if request.op not in wire.UNANSWERED:
+            os.write(
+                device, wire.OUT_HEADER.pack(wire.OUT_HEADER.size, -errno.ENOTCONN, request.unique)
+            )
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EINTR, errno.ENOENT)  # it was withdrawn
+    return True
 
 
 def _close_all_but(kept: set[int]) -> None:
@@ -300,13 +353,15 @@ class Storer:
     for this thread, and what it can't store is simply read again.
 
     Args:
-        device: the mount's descriptor. The thread takes a clone of it, and has nothing else open.
+        device: the mount's descriptor. The thread takes a clone of it.
+        keep: the only other descriptor that the thread has.
     """
 
-    def __init__(self, device: int) -> None:
+    def __init__(self, device: int, *, keep: int) -> None:
         self._device = device
+        self._keep = keep
         self._group: list[_Item] = []
-        self._waiting: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[list[_Item]] = queue.SimpleQueue()
         self._open = True
         try:
             threading.Thread(target=self._run, name="casemate-fuse-store", daemon=True).start()
@@ -329,14 +384,14 @@ class Storer:
         except OSError:
             self._open = False
             return
-        while (group := self._waiting.get()) is not None:
-            for node, offset, data in group:
+        while True:
+            for node, offset, data in self._waiting.get():
                 notice = wire.store_notice(node, offset, len(data))
                 with contextlib.suppress(OSError):  # the kernel has forgotten file or mount
                     os.writev(descriptor, [notice, data])
 
     def _alone(self) -> int:
-        """Leave the descriptors that all threads share; have a clone of the mount's, and no more.
+        """Leave the descriptors that all threads share, and have a clone of the mount's.
 
         Raises:
             OSError: it isn't allowed, or there are too many descriptors.
@@ -344,5 +399,5 @@ class Storer:
         if _libc.unshare(_CLONE_FILES) != 0:
             raise OSError(ctypes.get_errno(), "unshare")
         mine = clone(self._device)
-        _close_all_but({mine})
+        _close_all_but({mine, self._keep})
         return mine

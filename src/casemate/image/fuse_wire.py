@@ -64,6 +64,9 @@ class Op(IntEnum):
     READDIRPLUS = 44
 
 
+UNANSWERED = frozenset({Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT})
+
+
 class Request(NamedTuple):
     """One request's header."""
 
