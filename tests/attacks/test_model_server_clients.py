@@ -95,7 +95,7 @@ def demanding(tmp_path_factory, authority):
     config.write_text(
         f"server_key: '{text(identity.private_key.reveal())}'\n"
         f"server_cert: '{text(identity.certificate)}'\n"
-        f"custom_ca: '{text(authority.certificate.public_bytes(Encoding.PEM))}'\n"
+        f"custom_ca: '# Zürich\\n{text(authority.certificate.public_bytes(Encoding.PEM))}'\n"
         "client_verify: true\n"
     )
     flags = ("--rest_api_port=free", f"--ssl_config_file={config}")

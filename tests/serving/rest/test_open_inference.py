@@ -72,6 +72,16 @@ def test_tensors_come_as_json(core, data):
     }
 
 
+def test_strings_may_come_in_any_depth_of_lists(tmp_path):
+    served = served_core(tmp_path, identity_model(TensorProto.STRING))
+    tensor = {"name": "x", "datatype": "BYTES", "shape": [2], "data": 0}
+    data = b"[" * 1015 + b'"a",["b"]' + b"]" * 1015
+    body = json.dumps({"inputs": [tensor]}).encode().replace(b"0", data)
+    assert ask(served, INFER, body)["outputs"][0]["data"] == ["a", "b"]
+    with pytest.raises(MalformedError):
+        ask(served, INFER, body.replace(b'"b"', b'"b","c"'))
+
+
 def binary(inputs, *contents, **fields):
     head = json.dumps({"inputs": inputs, **fields}).encode()
     headers = {b"inference-header-content-length": str(len(head)).encode()}

@@ -164,6 +164,16 @@ def test_classification_and_regression(tmp_path):
     assert regressed == {"results": [1.5]}
 
 
+@pytest.mark.parametrize("value", [1 << 63, 10**400, [0.5, 10**400]], ids=["63", "whole", "mixed"])
+def test_numbers_that_no_example_can_hold_are_the_clients_fault(tmp_path, value):
+    signature = {"method": "regress", "outputs": {"outputs": "x_out"}}
+    served = rest(tmp_path, identity_model(shape=["n", "m"]), {"serving_default": signature})
+    # Beside a word that JSON doesn't have, numbers are read whatever their length.
+    body = {"word": float("nan"), "examples": [{"x": value}]}
+    with pytest.raises(MalformedError):
+        ask(served, "/v1/models/m:regress", body)
+
+
 @pytest.mark.parametrize(
     ("method", "answer"),
     [("classify", b'{"results":[[["cat",0.1]]]}'), ("regress", b'{"results":[0.1]}')],

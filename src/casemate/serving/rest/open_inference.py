@@ -288,14 +288,14 @@ def _array(document: Document, given: _Input, port: Port, room: int) -> Array:
 
 
 def _flatten(value: Json, into: list[Json], most: int) -> None:
-    """The leaves of nested lists, in order, and few more than are wanted."""
-    if isinstance(value, list):
-        for each in value:
-            if len(into) > most:
-                return
-            _flatten(each, into, most)
-    else:
-        into.append(value)
+    """The leaves of nested lists, however deep, in order, and no more than one above the limit."""
+    waiting = [value]
+    while waiting and len(into) <= most:
+        each = waiting.pop()
+        if isinstance(each, list):
+            waiting.extend(reversed(each))
+        else:
+            into.append(each)
 
 
 def _described(tensor: TensorMetadata) -> Writable:

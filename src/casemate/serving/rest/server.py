@@ -199,7 +199,9 @@ def _tls_context(config: wire.SSLConfig) -> ssl.SSLContext:
         os.write(file, config.server_key.encode() + b"\n" + config.server_cert.encode())
         context.load_cert_chain(f"/proc/self/fd/{file}")
         if config.custom_ca:
-            context.load_verify_locations(cadata=config.custom_ca)
+            # Python takes ASCII alone, and beside certificates a file may say what they are.
+            authorities = config.custom_ca.encode("ascii", "replace").decode()
+            context.load_verify_locations(cadata=authorities)
     except OSError as error:
         # Not "from error": nothing of what was read belongs in a message.
         raise UnavailableError(

@@ -42,6 +42,8 @@ _ASK: Final = re.compile(
 _TELL: Final = re.compile(rf"(?i)/v1/models/(?P<name>[^/:]+){_WHERE}(?P<metadata>/metadata)?")
 # TensorFlow Serving writes strings as bytes where the output's name says so.
 _BYTES_SUFFIX: Final = "_bytes"
+_LEAST_INT: Final = -(1 << 63)
+_MOST_INT: Final = (1 << 63) - 1
 
 
 class TensorFlowRest:
@@ -253,11 +255,16 @@ def _features(example: Json, where: str) -> dict[str, Feature]:
 
 def _feature(values: Sequence[Json], name: str) -> Feature:
     if all(isinstance(each, int) for each in values):
-        return Feature(kind="int", values=[int(each) for each in values if isinstance(each, int)])
+        whole = [int(each) for each in values if isinstance(each, int)]
+        if not all(_LEAST_INT <= each <= _MOST_INT for each in whole):
+            raise wrong(name, "whole numbers of 64 bits, with a sign", "others")
+        return Feature(kind="int", values=whole)
     if all(isinstance(each, int | float) and not isinstance(each, bool) for each in values):
-        return Feature(
-            kind="float", values=[float(each) for each in values if isinstance(each, int | float)]
-        )
+        try:
+            numbers = [float(each) for each in values if isinstance(each, int | float)]
+        except OverflowError as error:
+            raise wrong(name, "numbers of 64 bits", "others") from error
+        return Feature(kind="float", values=numbers)
     decoded = [decode_string(each, name) for each in values]
     return Feature(kind="bytes", values=[v.encode() if isinstance(v, str) else v for v in decoded])
 
