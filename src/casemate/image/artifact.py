@@ -98,11 +98,14 @@ def pull(
             part.unlink()
             raise
         repository.download(blob, part, progress)
-        image = ImageFile(part)
-        image.close()
-        if image.id != promised:
+        try:
+            image = ImageFile(part)
+            image.close()
+            if image.id != promised:
+                raise _other(promised, image.id)
+        except (MalformedError, NotGenuineError):
             part.unlink()
-            raise _other(promised, image.id)
+            raise
         part.rename(path)
     return digest, image.id
 

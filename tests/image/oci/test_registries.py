@@ -23,7 +23,7 @@ from casemate.errors import CasemateError, MalformedError, UsageError
 from casemate.image import artifact
 from casemate.image.oci import read_container_image
 from casemate.image.oci.auth import find_credentials, parse_challenge
-from casemate.image.oci.distribution import Repository, file_digest
+from casemate.image.oci.distribution import Blob, Repository, file_digest
 from casemate.image.oci.http import RegistryClient, is_loopback
 from casemate.image.oci.pull import pull_layout
 from casemate.image.oci.reference import parse_reference
@@ -134,6 +134,13 @@ def test_credentials_come_from_the_files_that_container_tools_keep(tmp_path):
         assert caught.value.code == "registry.credentials"
 
 
+def test_a_place_of_credentials_that_can_not_be_looked_at_is_told(tmp_path):
+    """As where ``sudo`` leaves the environment of another user."""
+    with pytest.raises(UsageError) as caught:
+        find_credentials("h.x", "a", environment={"XDG_RUNTIME_DIR": str(tmp_path / ("x" * 300))})
+    assert caught.value.code == "registry.credentials"
+
+
 def test_a_sealed_image_goes_and_comes(tmp_path, sealed, registry):
     repository, reference = reached(registry.host)
     digest, image_id = artifact.push(sealed.path, repository, reference)
@@ -203,6 +210,52 @@ def test_a_pull_goes_on_in_the_next_program(tmp_path, sealed, registry):
     (blob,) = [each for each in registry.asked[before:] if "/blobs/" in each.path]
     assert int(blob.headers["range"][6:-1]) > 0
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_of_a_blob_that_is_longer_than_promised_nothing_stays(tmp_path, sealed, registry):
+    repository, reference = reached(registry.host)
+    artifact.push(sealed.path, repository, reference)
+    whole = sealed.path.read_bytes()
+
+    def more(request):
+        return Answer(body=whole + b"more") if "/blobs/" in request.path else None
+
+    registry.faults.append(more)
+    with pytest.raises(MalformedError):
+        artifact.pull(repository, reference, tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+    registry.faults.clear()
+    assert artifact.pull(repository, reference, tmp_path / "b")[1] == sealed.id
+
+
+def test_of_a_blob_that_is_no_sealed_image_nothing_stays(tmp_path, sealed, registry):
+    repository, reference = reached(registry.host)
+    blob = Blob(digest=registry.add_blob(b"no image"), size=8)
+    registry.add_manifest(artifact.encode_manifest(blob, sealed.id), reference.tag)
+    with pytest.raises(MalformedError):
+        artifact.pull(repository, reference, tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_push_whose_last_answer_is_lost_is_done(tmp_path, registry):
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(1000))
+    repository, _ = reached(registry.host)
+    blob = file_digest(path)
+
+    def lost(request):
+        if request.method != "PUT":
+            return None
+        if blob.digest in registry.blobs:
+            return Answer(status=404)  # no such upload any more
+        registry.faults.clear()
+        registry.answer(request)
+        registry.faults.append(lost)
+        return Answer(status=502)
+
+    registry.faults.append(lost)
+    repository.upload(blob, lambda: path.open("rb"))
+    assert registry.blobs[blob.digest] == path.read_bytes()
 
 
 def test_a_sealed_image_is_not_taken_for_a_container_image(tmp_path, sealed, registry):

@@ -106,9 +106,16 @@ def find_credentials(
     if auth_file is not None:
         return _of_file(auth_file, host, name)
     for path in _places(environment):
-        if path.is_file():
+        if _is_there(path):
             return _of_file(path, host, name)
     return None
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # in a folder of another user's, who gave us the environment
+        raise _unfit(path, error.strerror or str(error)) from error
 
 
 def _places(environment: Mapping[str, str]) -> Iterator[Path]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from casemate.errors import UsageError
+from casemate.errors import MalformedError, NotGenuineError, UsageError
 from casemate.image.oci.http import (
     PassingError,
     RegistryClient,
@@ -118,8 +118,8 @@ class Repository:
 
         Args:
             blob: which.
-            part: the file; it has the whole blob afterwards. After an error that may pass it
-                keeps what came, otherwise it is gone.
+            part: the file; it has the whole blob afterwards. After an error it keeps what came,
+                unless that was wrong: then it is gone.
             progress: called with (bytes there, bytes in all).
 
         Raises:
@@ -128,7 +128,11 @@ class Repository:
         """
         with writing(part):
             part.parent.mkdir(parents=True, exist_ok=True)
-            self._download(blob, part, progress)
+            try:
+                self._download(blob, part, progress)
+            except (MalformedError, NotGenuineError):
+                part.unlink()
+                raise
 
     def _download(self, blob: Blob, part: Path, progress: Progress | None) -> None:
         # Not through a link, which somebody else may have put there.
@@ -143,11 +147,7 @@ class Repository:
                 file.truncate(0)
             state = _Download(blob=blob, file=file, hashed=hashed, done=done, progress=progress)
             self._until_done(state)
-        try:
-            check_digest("a blob", blob.digest, state.hashed.digest())
-        except BaseException:
-            part.unlink()
-            raise
+        check_digest("a blob", blob.digest, state.hashed.digest())
 
     def _until_done(self, state: _Download) -> None:
         failures = 0
@@ -269,7 +269,9 @@ class Repository:
             "PUT", f"{location}{joint}digest={digest}", scope=self._scope("pull,push"),
             headers={"Content-Length": "0"},
         ) as response:  # fmt: skip
-            expect(response, 201)
+            # An attempt before this one may have ended it, and its answer been lost.
+            if response.status != 404 or not self.has(digest):
+                expect(response, 201)
 
     def put_manifest(self, reference: Reference, data: bytes) -> str:
         """Give the repository a manifest; its blobs must be there.
