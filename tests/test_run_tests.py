@@ -34,6 +34,13 @@ def lists():
     return module._SECOND_HALF, module._ALONE
 
 
+@pytest.mark.parametrize("place", [each for found in lists() for each in found])
+def test_what_the_lists_name_is_there(place):
+    name, _, test = place.partition("::")
+    assert (TOOL.parents[1] / name).exists()
+    assert not test or f"def {test}(" in (TOOL.parents[1] / name).read_text()
+
+
 @pytest.fixture
 def suite(tmp_path, monkeypatch):
     """A folder with the tool, and a test at each place that it names."""
@@ -64,6 +71,17 @@ def test_each_test_runs_once(suite):
     assert process.returncode == 0, output
     second, alone = lists()
     assert sorted((suite / "ran").read_text().split()) == sorted({*PARTS, *second, *alone})
+
+
+def test_a_file_of_the_lists_that_is_gone_keeps_no_other_from_running(suite):
+    second, alone = lists()
+    gone = next(each for each in alone if each.endswith(".py"))
+    (suite / gone).unlink()
+    process = started(suite)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    ran = (suite / "ran").read_text().split()
+    assert sorted(ran) == sorted({*PARTS, *second, *alone} - {gone})
 
 
 @pytest.mark.parametrize("part", PARTS)
