@@ -5,9 +5,7 @@ Source: specs/sealed-image-artifact.md.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import cast
 
@@ -15,16 +13,16 @@ from casemate.encoding import decode_json
 from casemate.encoding.text import decode_hex
 from casemate.errors import MalformedError, NotGenuineError, UsageError
 from casemate.image.file import ImageFile
+from casemate.image.oci.artifacts import encode_artifact, upload_empty
 from casemate.image.oci.distribution import (
-    MANIFEST,
     Blob,
     Repository,
     alone,
     blob_of,
     file_digest,
 )
-from casemate.image.oci.http import MAX_DOCUMENT
 from casemate.image.oci.reference import Reference
+from casemate.image.oci.store import MAX_DOCUMENT
 from casemate.image.workers import Progress
 from casemate.image.writing import require_new
 from casemate.types import Sha384
@@ -32,11 +30,6 @@ from casemate.types import Sha384
 TYPE = "application/vnd.casemate.sealed-image.v1"
 """Media type of the artifact and of its blob."""
 ID = "casemate.sealed-image.id"
-_EMPTY = b"{}"
-_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
-_EMPTY_BLOB = Blob(
-    digest="sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a", size=2
-)
 
 
 def push(
@@ -54,7 +47,7 @@ def push(
     image = ImageFile(path)
     image.close()
     blob = file_digest(path)
-    repository.upload(_EMPTY_BLOB, lambda: BytesIO(_EMPTY))
+    upload_empty(repository)
     repository.upload(blob, lambda: path.open("rb"), progress)
     digest = repository.put_manifest(reference, encode_manifest(blob, image.id))
     return digest, image.id
@@ -112,18 +105,7 @@ def pull(
 
 def encode_manifest(blob: Blob, image_id: Sha384) -> bytes:
     """The manifest of a sealed image."""
-    return json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "artifactType": TYPE,
-            "config": _descriptor(_EMPTY_BLOB, _EMPTY_TYPE),
-            "layers": [_descriptor(blob, TYPE)],
-            "annotations": {ID: str(image_id)},
-        },
-        sort_keys=True,
-        separators=(",", ":"),
-    ).encode()
+    return encode_artifact(TYPE, blob, annotations={ID: str(image_id)})
 
 
 def parse_manifest(data: bytes) -> tuple[Blob, Sha384]:
@@ -152,10 +134,6 @@ def parse_manifest(data: bytes) -> tuple[Blob, Sha384]:
         raise _malformed("annotations", ID)
     found = Sha384(decode_hex(image_id, field=ID, length=48))
     return blob_of(cast("Mapping[str, object]", layer)), found
-
-
-def _descriptor(blob: Blob, media_type: str) -> dict[str, str | int]:
-    return {"mediaType": media_type, "digest": blob.digest, "size": blob.size}
 
 
 def _malformed(field: str, expected: str) -> MalformedError:

@@ -30,16 +30,14 @@ from casemate.image.oci.http import (
     unreachable,
 )
 from casemate.image.oci.reference import Reference
-from casemate.image.oci.store import blob_name, check_digest
+from casemate.image.oci.store import INDEX_TYPE, MANIFEST_TYPE, blob_name, check_digest
 from casemate.image.workers import Progress
 from casemate.image.writing import writing
 
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-INDEX = "application/vnd.oci.image.index.v1+json"
 _ACCEPTED = ", ".join(
     (
-        MANIFEST,
-        INDEX,
+        MANIFEST_TYPE,
+        INDEX_TYPE,
         "application/vnd.docker.distribution.manifest.v2+json",
         "application/vnd.docker.distribution.manifest.list.v2+json",
     )
@@ -284,7 +282,7 @@ class Repository:
 
         def put() -> None:
             with self.client.ask(
-                "PUT", url, scope=self._scope("pull,push"), headers={"Content-Type": MANIFEST},
+                "PUT", url, scope=self._scope("pull,push"), headers={"Content-Type": MANIFEST_TYPE},
                 body=data,
             ) as response:  # fmt: skip
                 expect(response, 201)

@@ -28,8 +28,8 @@ from urllib3.response import HTTPResponse
 from casemate.encoding import decode_json
 from casemate.errors import MalformedError, UnavailableError, UsageError
 from casemate.image.oci.auth import Credentials, parse_challenge
+from casemate.image.oci.store import MAX_DOCUMENT
 
-MAX_DOCUMENT = 4 << 20
 _MAX_TOKEN = 1 << 20
 _MAX_REDIRECTS = 5
 _HEAD_SECONDS = 60.0

@@ -14,10 +14,17 @@ from typing import cast
 from casemate.encoding import MapReader, decode_json
 from casemate.errors import MalformedError, UsageError
 from casemate.image.oci.ocicrypt import SUFFIX, Sealing, parse_annotations
-from casemate.image.oci.store import MAX_DOCUMENT, Store, blob_name, read_blob, read_document
+from casemate.image.oci.store import (
+    INDEX_TYPE,
+    MAX_DOCUMENT,
+    Store,
+    blob_name,
+    read_blob,
+    read_document,
+)
 
 _INDEXES = (
-    "application/vnd.oci.image.index.v1+json",
+    INDEX_TYPE,
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
 _LAYERS = {

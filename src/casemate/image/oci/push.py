@@ -7,21 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from casemate.encoding import decode_json
-from casemate.errors import MalformedError
+from casemate.image.oci.artifacts import descriptor, encode_artifact, upload_empty
 from casemate.image.oci.distribution import Blob, Repository, blob_of
+from casemate.image.oci.manifest import descriptors, document
 from casemate.image.oci.reference import Reference
-from casemate.image.oci.store import MAX_DOCUMENT, FolderStore, blob_name, read_blob
-from casemate.image.oci.write import MANIFEST_TYPE
+from casemate.image.oci.store import MANIFEST_TYPE, FolderStore, blob_name, read_blob
 from casemate.image.workers import Progress
-
-_EMPTY = b"{}"
-_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 
 
 def push_image(
@@ -45,14 +40,8 @@ def push_image(
     """
     store = FolderStore(layout)
     data = read_blob(store, digest, "the manifest")
-    manifest = decode_json(data, what="manifest", max_size=MAX_DOCUMENT)
-    if not isinstance(manifest, dict):
-        raise MalformedError("container.manifest", "the manifest is no object", field="manifest")
-    config, layers = manifest.get("config"), manifest.get("layers")
-    for descriptor in [config, *(layers if isinstance(layers, list) else [])]:
-        if not isinstance(descriptor, dict):
-            raise MalformedError("container.manifest", "a part is no object", field="layers")
-        blob = blob_of(descriptor)
+    for each in descriptors(document(data, "manifest")):
+        blob = blob_of(each)
         bar = progress(blob.digest[7:19]) if progress is not None else None
         repository.upload(blob, partial(store.open, blob_name(blob.digest)), bar)
     repository.put_manifest(reference, data)
@@ -73,22 +62,11 @@ def push_attached(
     Returns:
         The digest of the document's own manifest.
     """
-    empty = Blob(digest=f"sha256:{hashlib.sha256(_EMPTY).hexdigest()}", size=len(_EMPTY))
     blob = Blob(digest=f"sha256:{hashlib.sha256(content).hexdigest()}", size=len(content))
-    repository.upload(empty, lambda: io.BytesIO(_EMPTY))
+    upload_empty(repository)
     repository.upload(blob, lambda: io.BytesIO(content))
-    data = json.dumps(
-        {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "artifactType": media_type,
-            "config": {"mediaType": _EMPTY_TYPE, "digest": empty.digest, "size": empty.size},
-            "layers": [{"mediaType": media_type, "digest": blob.digest, "size": blob.size}],
-            "subject": {"mediaType": MANIFEST_TYPE, "digest": digest, "size": size},
-        },
-        sort_keys=True,
-        separators=(",", ":"),
-    ).encode()
+    subject = descriptor(Blob(digest=digest, size=size), MANIFEST_TYPE)
+    data = encode_artifact(media_type, blob, subject=subject)
     own = f"sha256:{hashlib.sha256(data).hexdigest()}"
     repository.put_manifest(
         Reference(host=repository.client.host, name=repository.name, tag="", digest=own), data

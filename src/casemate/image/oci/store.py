@@ -26,6 +26,8 @@ from casemate.errors import MalformedError, NotGenuineError, UsageError
 from casemate.image.archives import opened_tar, tar_members
 from casemate.image.writing import write_all, writing
 
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 MAX_DOCUMENT = 4 << 20
 MAX_WINDOW = 1 << 27
 _PIECE = 1 << 20

@@ -22,6 +22,7 @@ from typing import IO, cast
 
 from casemate.image.oci.manifest import REF_NAME
 from casemate.image.oci.ocicrypt import SUFFIX, Key, encrypt_layer
+from casemate.image.oci.store import INDEX_TYPE, MANIFEST_TYPE
 from casemate.image.payload import PayloadReader, lay_out
 from casemate.image.tree import TreeEntry, normalised
 from casemate.image.workers import Progress
@@ -29,8 +30,6 @@ from casemate.image.writing import writing
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _GZIP, _LEVEL = "+gzip", 3
 _EPOCH = "1970-01-01T00:00:00Z"
 _PIECE = 1 << 20
