@@ -591,7 +591,10 @@ def test_a_container_image_is_encrypted_for_a_recipient_and_sealed_by_it(tmp_pat
     )  # fmt: skip
     seal = ["image", "seal", f"oci:{out}", sealed, "--key", tmp_path / "key"]
     assert "container.encrypted" in casemate(*seal, code=2).stderr
-    casemate(*seal, "--decryption-key", tmp_path / "guest.pem", "--draft", tmp_path / "draft.toml")
+    casemate(
+        *seal, "--decryption-key", tmp_path / "guest.pem", "--draft", tmp_path / "draft.toml",
+        "--dangerously-allow-disk",
+    )  # fmt: skip
     assert casemate("image", "cat", sealed, "a", "--key", tmp_path / "key").stdout == "A"
     assert 'argv = ["/bin/a", "-b"]' in (tmp_path / "draft.toml").read_text()
 

@@ -16,6 +16,7 @@ from casemate.cli.image_registry import pull, push, registry_access
 from casemate.cli.image_source import (
     allow_pickle,
     copy,
+    danger,
     decryption_keys,
     doctor,
     export,
@@ -35,7 +36,7 @@ from casemate.image.opening import opened_on
 from casemate.image.reader import SealedImage, open_image
 from casemate.image.rekey import rekey as change_key
 from casemate.image.seal import seal as seal_tree
-from casemate.image.storage import DANGER, require_memory_backed, require_no_plain_swap
+from casemate.image.storage import require_memory_backed, require_no_plain_swap
 from casemate.image.tree import EntryKind
 from casemate.image.ways import OpenChoice
 from casemate.image.writing import require_new
@@ -61,10 +62,6 @@ _id = click.option(
 _writable = click.option(
     "--writable", is_flag=True,
     help="Let a mount be changed: in memory, until it ends. The image stays as it is.",
-)  # fmt: skip
-_danger = click.option(
-    DANGER, "allow_disk", is_flag=True,
-    help="INSECURE: let decrypted files reach a disk, or unencrypted swap.",
 )  # fmt: skip
 
 
@@ -105,6 +102,7 @@ Examples:
 @allow_pickle
 @include_dirs
 @decryption_keys
+@danger
 @registry_access
 @_json
 def seal(
@@ -119,6 +117,7 @@ def seal(
     allow_pickle: bool,
     include_dirs: tuple[Path, ...],
     decryption_keys: tuple[Path, ...],
+    allow_disk: bool,
     as_json: bool,
 ) -> None:
     """Seal the tree of SOURCE into OUTPUT.
@@ -138,7 +137,7 @@ def seal(
         tree = read_source(
             source, keep_owner=keep_owner, keep_times=keep_times, limit=max_size,
             include_dirs=include_dirs, access=access, decryption_keys=decryption_keys,
-            allow_pickle=allow_pickle, progress=bar("reading"),
+            allow_disk=allow_disk, allow_pickle=allow_pickle, progress=bar("reading"),
         )  # fmt: skip
     if draft is not None and tree.container is None:
         raise UsageError(
@@ -311,7 +310,7 @@ def verify(image: Path, key: Path, image_id: str | None, as_json: bool) -> None:
 @_id
 @click.option("--only", multiple=True, metavar="PATH", help="Only this path and what is under it.")
 @click.option("--restore-owner", is_flag=True, help="Restore owners too. Needs root.")
-@_danger
+@danger
 @_json
 def extract(
     image: Path,
@@ -355,7 +354,7 @@ def extract(
     "model's, where this machine allows it.",
 )  # fmt: skip
 @_writable
-@_danger
+@danger
 def mount(
     image: Path,
     folder: Path,
@@ -388,7 +387,7 @@ def mount(
     "allows it.",
 )  # fmt: skip
 @_writable
-@_danger
+@danger
 def open_command(
     image: Path,
     folder: Path,

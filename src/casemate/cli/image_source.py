@@ -15,6 +15,7 @@ from casemate.cli.progress import progress_bars
 from casemate.errors import UsageError
 from casemate.errors.render import printable
 from casemate.image.copying import copy_tree
+from casemate.image.storage import DANGER, require_memory_backed
 from casemate.project.registries import RegistryAccess
 from casemate.project.sources import read_source
 
@@ -34,6 +35,10 @@ decryption_keys = click.option(
     multiple=True,
     help="Private key (PEM) for encrypted layers of a container image. May be given several times.",
 )
+danger = click.option(
+    DANGER, "allow_disk", is_flag=True,
+    help="INSECURE: let decrypted files reach a disk, or unencrypted swap.",
+)  # fmt: skip
 allow_pickle = click.option(
     "--allow-pickle",
     is_flag=True,
@@ -49,6 +54,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Report as JSON on 
 @allow_pickle
 @include_dirs
 @decryption_keys
+@danger
 @registry_access
 @_json
 def copy(
@@ -59,6 +65,7 @@ def copy(
     allow_pickle: bool,
     include_dirs: tuple[Path, ...],
     decryption_keys: tuple[Path, ...],
+    allow_disk: bool,
     as_json: bool,
 ) -> None:
     """Copy the tree of SOURCE into FOLDER: only what has changed there since the last time.
@@ -69,8 +76,10 @@ def copy(
     with progress_bars() as bar:
         tree = read_source(
             source, include_dirs=include_dirs, access=access, decryption_keys=decryption_keys,
-            allow_pickle=allow_pickle, progress=bar("reading"),
+            allow_disk=allow_disk, allow_pickle=allow_pickle, progress=bar("reading"),
         )  # fmt: skip
+    if tree.container is not None and tree.container.encrypted:
+        require_memory_backed(folder, allow_disk=allow_disk)
     for warning in tree.warnings:
         click.echo(f"casemate: warning: {printable(warning)}", err=True)
     done, size = 0, 0
@@ -128,6 +137,7 @@ def doctor(source: str, include_dirs: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--argv", multiple=True, help="The command line, a word each; else the source's own.")
 @include_dirs
 @decryption_keys
+@danger
 @registry_access
 @_json
 def export(
@@ -140,6 +150,7 @@ def export(
     argv: tuple[str, ...],
     include_dirs: tuple[Path, ...],
     decryption_keys: tuple[Path, ...],
+    allow_disk: bool,
     as_json: bool,
 ) -> None:
     """Write the tree of SOURCE into FOLDER as a container image whose layer is encrypted.
@@ -164,7 +175,7 @@ def export(
     with progress_bars() as bar:
         tree = read_source(
             source, include_dirs=include_dirs, decryption_keys=decryption_keys, access=access,
-            progress=bar("reading"),
+            allow_disk=allow_disk, progress=bar("reading"),
         )  # fmt: skip
         config = tree.container.config if tree.container is not None else plain
         if argv:

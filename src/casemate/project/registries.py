@@ -81,6 +81,7 @@ def read_from_registry(
     limit: int,
     keep_times: bool,
     keys: tuple[Key, ...] = (),
+    allow_disk: bool = False,
     progress: Progress | None = None,
 ) -> ContainerTree:
     """A container image in a registry as a tree.
@@ -94,6 +95,7 @@ def read_from_registry(
         limit: how many bytes the layers may have in all.
         keep_times: keep times of change; otherwise all are 0.
         keys: private keys, for encrypted layers.
+        allow_disk: accept that these reach a disk once they are decrypted.
         progress: called with (bytes there, bytes in all).
 
     Raises:
@@ -111,6 +113,8 @@ def read_from_registry(
     repository = access.repository(reference)
     pull_layout(repository, reference, folder, machine=machine, limit=limit, progress=progress)
     try:
-        return read_container_image(folder, limit=limit, keep_times=keep_times, keys=keys)
+        return read_container_image(
+            folder, limit=limit, keep_times=keep_times, keys=keys, allow_disk=allow_disk
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -37,6 +37,7 @@ def read_source(
     include_dirs: tuple[Path, ...] = (),
     access: RegistryAccess | None = None,
     decryption_keys: tuple[Path, ...] = (),
+    allow_disk: bool = False,
     allow_pickle: bool = False,
     progress: Progress | None = None,
 ) -> Assembly:
@@ -54,6 +55,7 @@ def read_source(
         include_dirs: where a bill's includes are looked for, after its own folder.
         access: how a registry is asked.
         decryption_keys: files of private keys, for a container image's encrypted layers.
+        allow_disk: accept that these reach a disk, or plain swap, once they are decrypted.
         allow_pickle: take a model's files that run code when they are loaded.
         progress: called with (bytes fetched or hashed, bytes in all).
 
@@ -65,7 +67,7 @@ def read_source(
         return _read(
             source, keep_owner=keep_owner, keep_times=keep_times, limit=limit,
             include_dirs=include_dirs, access=access, keys=_keys(decryption_keys),
-            allow_pickle=allow_pickle, progress=progress,
+            allow_disk=allow_disk, allow_pickle=allow_pickle, progress=progress,
         )  # fmt: skip
     except OSError as error:  # a file that this user may not read, say
         raise UsageError(
@@ -87,17 +89,21 @@ def _read(
     include_dirs: tuple[Path, ...],
     access: RegistryAccess | None,
     keys: tuple[Key, ...],
+    allow_disk: bool,
     allow_pickle: bool,
     progress: Progress | None,
 ) -> Assembly:
     if source in ("", _MODEL):  # of an unset variable, say; as a path it would be this folder
         raise _no_source(source, "no name")
     if source.startswith(_CONTAINERS):
-        return _container(source.partition(":")[2], keep_times=keep_times, limit=limit, keys=keys)
+        return _container(
+            source.partition(":")[2], keep_times=keep_times, limit=limit, keys=keys,
+            allow_disk=allow_disk,
+        )  # fmt: skip
     if source.startswith(_REGISTRIES):
         tree = read_from_registry(
             source.partition(":")[2].removeprefix("//"), access or RegistryAccess(), limit=limit,
-            keep_times=keep_times, keys=keys, progress=progress,
+            keep_times=keep_times, keys=keys, allow_disk=allow_disk, progress=progress,
         )  # fmt: skip
         return _assembled(tree)
     if source.startswith(_MODEL):
@@ -149,7 +155,9 @@ def _model(
     )
 
 
-def _container(reference: str, *, keep_times: bool, limit: int, keys: tuple[Key, ...]) -> Assembly:
+def _container(
+    reference: str, *, keep_times: bool, limit: int, keys: tuple[Key, ...], allow_disk: bool
+) -> Assembly:
     """A container image; the path is the longest part that is there, for it may hold colons."""
     from casemate.image.oci import read_container_image
 
@@ -163,7 +171,9 @@ def _container(reference: str, *, keep_times: bool, limit: int, keys: tuple[Key,
             got="nothing",
             remedy="Make one with `skopeo copy docker://… oci:DIR:TAG` or `docker save`.",
         )
-    tree = read_container_image(Path(path), tag, limit=limit, keep_times=keep_times, keys=keys)
+    tree = read_container_image(
+        Path(path), tag, limit=limit, keep_times=keep_times, keys=keys, allow_disk=allow_disk
+    )
     return _assembled(tree)
 
 

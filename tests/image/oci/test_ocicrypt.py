@@ -95,7 +95,8 @@ def content(container, path="srv/a"):
 
 
 def read(folder, keys=()):
-    return read_container_image(folder, limit=1 << 24, keys=keys)
+    # Wherever these tests run: `test_decrypted_files_on_a_disk` is about what is refused.
+    return read_container_image(folder, limit=1 << 24, keys=keys, allow_disk=True)
 
 
 def descriptor_of(folder):
@@ -178,7 +179,7 @@ def test_what_skopeo_writes_is_read(tmp_path, keys, skopeo, names, compression):
 
 def test_a_sealed_image_comes_of_an_encrypted_one(tmp_path, keys):
     exported(tmp_path / "image", public(keys, "ec"), tag="1.0")
-    tree = read_source(f"oci:{tmp_path}/image:1.0", decryption_keys=(keys / "ec",))
+    tree = read_source(f"oci:{tmp_path}/image:1.0", decryption_keys=(keys / "ec",), allow_disk=True)
     assert content(tree.container) == CONTENT
 
 
@@ -251,7 +252,7 @@ def test_the_layer_of_another_image(tmp_path, keys):
 def test_the_hmac_alone_would_find_a_changed_byte(tmp_path, keys):
     plain = os.urandom(100_000)
     with (tmp_path / "out").open("wb") as output:
-        written = encrypt_layer(iter([plain]), digest(plain), output, public(keys, "ec"))
+        written = encrypt_layer(iter([plain]), output, public(keys, "ec"))
     sealing = parse_annotations(written.annotations)
     key = open_layer(sealing, private(keys, "ec"))
     data = bytearray((tmp_path / "out").read_bytes())

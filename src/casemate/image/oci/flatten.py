@@ -19,8 +19,10 @@ from casemate.image.oci.layers import Member, MemberKind, members, unpack
 from casemate.image.oci.manifest import ContainerConfig, Layer, find_image
 from casemate.image.oci.ocicrypt import Key
 from casemate.image.oci.store import open_store
+from casemate.image.storage import is_memory, require_memory_backed, require_no_plain_swap
 from casemate.image.tree import EntryKind, TreeEntry, check_path
 
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own in it
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _MAX_LINKS = 40
@@ -38,6 +40,7 @@ class ContainerTree:
     Args:
         digest: ``sha256:…`` of its manifest.
         config: how it is run.
+        encrypted: whether a layer was.
         entries: the tree, sorted by path.
         why: for each path, the layer that it is from.
         warnings: what was left out.
@@ -46,6 +49,7 @@ class ContainerTree:
 
     digest: str
     config: ContainerConfig
+    encrypted: bool
     entries: tuple[TreeEntry, ...]
     why: dict[str, str]
     warnings: tuple[str, ...]
@@ -59,6 +63,7 @@ def read_container_image(
     limit: int,
     keep_times: bool = False,
     keys: tuple[Key, ...] = (),
+    allow_disk: bool = False,
 ) -> ContainerTree:
     """Read a container image.
 
@@ -68,31 +73,46 @@ def read_container_image(
         limit: how many bytes its layers may have in all, without compression.
         keep_times: keep times of change; otherwise all are 0.
         keys: private keys, for encrypted layers.
+        allow_disk: accept that encrypted layers reach a disk once they are decrypted.
 
     Raises:
+        UsageError: ``image.disk``, ``image.swap`` where encrypted layers would reach a disk.
         UsageError, MalformedError, NotGenuineError: ``container.*``.
     """
-    scratch = tempfile.TemporaryDirectory(prefix="casemate-layers-")
-    try:
-        tree = LayeredTree()
-        with open_store(path, limit=limit) as store:
-            image = find_image(store, reference, machine=os.uname().machine)
+    tree = LayeredTree()
+    with open_store(path, limit=limit) as store:
+        image = find_image(store, reference, machine=os.uname().machine)
+        encrypted = any(layer.sealing is not None for layer in image.layers)
+        place = _memory(allow_disk=allow_disk) if encrypted else None
+        scratch = tempfile.TemporaryDirectory(prefix="casemate-layers-", dir=place)
+        try:
             for number, layer in enumerate(image.layers):
                 archive = Path(scratch.name) / str(number)
                 limit -= unpack(store, layer, archive, limit=limit, keys=keys)
                 tree.apply(members(archive), _describe(number, layer))
-        entries = tuple(tree.entries(keep_times=keep_times))
-    except BaseException:
-        scratch.cleanup()
-        raise
+            entries = tuple(tree.entries(keep_times=keep_times))
+        except BaseException:
+            scratch.cleanup()
+            raise
     return ContainerTree(
         digest=image.digest,
         config=image.config,
+        encrypted=encrypted,
         entries=entries,
         why=tree.why(),
         warnings=tuple(tree.warnings),
         scratch=scratch,
     )
+
+
+def _memory(*, allow_disk: bool) -> Path:
+    """The folder for temporary files, or another one in memory where that isn't."""
+    require_no_plain_swap(allow_disk=allow_disk)
+    usual = Path(tempfile.gettempdir())
+    if not allow_disk and not is_memory(usual) and os.access(_SHARED_MEMORY, os.W_OK):
+        usual = _SHARED_MEMORY
+    require_memory_backed(usual, allow_disk=allow_disk)
+    return usual
 
 
 def _describe(number: int, layer: Layer) -> str:

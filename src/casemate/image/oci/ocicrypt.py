@@ -195,7 +195,7 @@ class DecryptedLayer(io.RawIOBase):
     def __init__(self, raw: IO[bytes], key: LayerKey, sealing: Sealing) -> None:
         super().__init__()
         self._raw, self._key, self._hmac = raw, key, sealing.hmac
-        self._stream = _cipher(key)
+        self._stream = _cipher(key.key, key.nonce)
         self._mac = hmac.new(key.key.reveal(), digestmod="sha256")
         self._plain = hashlib.sha256()
 
@@ -253,21 +253,17 @@ class EncryptedLayer:
 
 
 def encrypt_layer(
-    archive: Iterator[bytes], digest: str, output: IO[bytes], recipients: tuple[Key, ...]
+    archive: Iterator[bytes | bytearray], output: IO[bytes], recipients: tuple[Key, ...]
 ) -> EncryptedLayer:
     """Encrypt a layer under a fresh key.
 
     Args:
         archive: the layer, in pieces.
-        digest: ``sha256:…`` of it.
         output: takes the ciphertext.
         recipients: public keys of those who may decrypt it; at least one.
-
-    Raises:
-        NotGenuineError: ``container.changed`` where the archive hasn't that digest.
     """
-    key = LayerKey(key=Secret(os.urandom(_KEY)), nonce=os.urandom(_NONCE), digest=digest)
-    stream, mac = _cipher(key), hmac.new(key.key.reveal(), digestmod="sha256")
+    key, nonce = Secret(os.urandom(_KEY)), os.urandom(_NONCE)
+    stream, mac = _cipher(key, nonce), hmac.new(key.reveal(), digestmod="sha256")
     plain, written, size = hashlib.sha256(), hashlib.sha256(), 0
     for piece in archive:
         plain.update(piece)
@@ -276,12 +272,11 @@ def encrypt_layer(
         written.update(data)
         size += len(data)
         output.write(data)
-    check_digest("the layer", digest, plain.digest())
     public = {"cipher": _CIPHER, "hmac": _base64(mac.digest()), "cipheroptions": {}}
     private = {
-        "symkey": _base64(key.key.reveal()),
-        "digest": digest,
-        "cipheroptions": {"nonce": _base64(key.nonce)},
+        "symkey": _base64(key.reveal()),
+        "digest": f"sha256:{plain.hexdigest()}",
+        "cipheroptions": {"nonce": _base64(nonce)},
     }
     data = json.dumps(private).encode()
     envelopes = [json.dumps(_encrypted(data, each)).encode() for each in recipients]
@@ -304,9 +299,9 @@ def _encrypted(data: bytes, key: Key) -> Mapping[str, str]:
     return dict(zip(names, compact.split("."), strict=True))
 
 
-def _cipher(key: LayerKey) -> CipherContext:
+def _cipher(key: Secret, nonce: bytes) -> CipherContext:
     # In counter mode both directions are one.
-    return Cipher(AES(key.key.reveal()), CTR(key.nonce)).encryptor()
+    return Cipher(AES(key.reveal()), CTR(nonce)).encryptor()
 
 
 def _base64(data: bytes) -> str:

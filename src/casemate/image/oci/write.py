@@ -13,12 +13,11 @@ import hashlib
 import io
 import json
 import tarfile
-import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from casemate.image.oci.manifest import REF_NAME
 from casemate.image.oci.ocicrypt import SUFFIX, Key, encrypt_layer
@@ -115,10 +114,10 @@ def write_oci_layout(
         blobs.mkdir(parents=True, exist_ok=True)
         written, diff_ids = [], []
         for layer in layers:
-            # Without a name: what is to be encrypted isn't left behind by a writer that is killed.
-            with tempfile.TemporaryFile(dir=blobs) as archive:
-                diff_ids.append(_archive(archive, layer, compress=compress, progress=progress))
-                written.append(_layer(blobs, archive, compress=compress, recipients=recipients))
+            plain = hashlib.sha256()
+            archive = _archive(layer, plain.update, compress=compress, progress=progress)
+            written.append(_layer(blobs, archive, compress=compress, recipients=recipients))
+            diff_ids.append(f"sha256:{plain.hexdigest()}")
         config = _put(blobs, CONFIG_TYPE, _config(diff_ids, settings))
         manifest = _put(
             blobs,
@@ -181,51 +180,58 @@ def write_docker_archive(file: Path, layout: Path, tags: Collection[str]) -> Non
 
 
 def _archive(
-    file: IO[bytes], entries: tuple[TreeEntry, ...], *, compress: bool, progress: Progress | None
-) -> str:
-    """Write a layer's archive; the digest of it without compression."""
+    entries: tuple[TreeEntry, ...],
+    take: Callable[[bytearray], None],
+    *,
+    compress: bool,
+    progress: Progress | None,
+) -> Iterator[bytes | bytearray]:
+    """A layer's archive in pieces; ``take`` gets what they are without compression."""
     layout = lay_out(normalised(entries))
-    plain = hashlib.sha256()
+    packed = io.BytesIO()
     with ExitStack() as stack:
         reader = stack.enter_context(PayloadReader(layout))
-        output = file
-        if compress:
-            packed = gzip.GzipFile(fileobj=file, mode="wb", compresslevel=_LEVEL, mtime=0)
-            output = cast("IO[bytes]", stack.enter_context(packed))
+        packer = gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=_LEVEL, mtime=0)
         for start in range(0, layout.size, _PIECE):
             piece = bytearray(min(_PIECE, layout.size - start))
             reader.fill(memoryview(piece), start)
-            plain.update(piece)
-            output.write(piece)
+            take(piece)
+            if compress:
+                packer.write(piece)
+                yield packed.getvalue()
+                packed.seek(0)
+                packed.truncate()
+            else:
+                yield piece
             if progress is not None:
                 progress(start + len(piece), layout.size)
-    return f"sha256:{plain.hexdigest()}"
+        packer.close()
+    if compress:
+        yield packed.getvalue()
 
 
 def _layer(
-    blobs: Path, archive: IO[bytes], *, compress: bool, recipients: tuple[Key, ...]
+    blobs: Path,
+    archive: Iterator[bytes | bytearray],
+    *,
+    compress: bool,
+    recipients: tuple[Key, ...],
 ) -> _Blob:
     """Put an archive among the blobs, encrypted where there's somebody to encrypt it for."""
     kind = LAYER_TYPE + (_GZIP if compress else "")
-    size = archive.tell()
-    archive.seek(0)
-    digest = f"sha256:{hashlib.file_digest(archive, 'sha256').hexdigest()}"  # type: ignore[arg-type]
-    archive.seek(0)
     part = blobs / ".part"
-    pieces = iter(lambda: archive.read(_PIECE), b"")
     annotations: Mapping[str, str] = {}
     with part.open("wb") as output:
-        if recipients:
-            made = encrypt_layer(pieces, digest, output, recipients)
-            kind, digest, size, annotations = (
-                kind + SUFFIX,
-                made.digest,
-                made.size,
-                made.annotations,
-            )
+        if recipients:  # what is to be encrypted goes nowhere before it is
+            made = encrypt_layer(archive, output, recipients)
+            kind, digest, annotations = kind + SUFFIX, made.digest, made.annotations
         else:
-            for piece in pieces:
+            written = hashlib.sha256()
+            for piece in archive:
+                written.update(piece)
                 output.write(piece)
+            digest = f"sha256:{written.hexdigest()}"
+        size = output.tell()
     part.replace(blobs / _digits(digest))
     return _Blob(media_type=kind, digest=digest, size=size, annotations=annotations)
 
