@@ -16,7 +16,10 @@ def test_a_full_disk_is_said_of_the_file_and_leaves_nothing_in_the_way(tmp_path,
         for size in (5, 1 << 20):  # what is written as the file is closed, and before
             with pytest.raises(UsageError) as caught:
                 write(disk / "file", bytes(size))
-            assert caught.value.code == "file.unwritable"
+            assert (caught.value.code, caught.value.field) == (
+                "file.unwritable",
+                str(disk / "file"),
+            )
             assert "No space left" in str(caught.value.got)
             assert [each.name for each in disk.iterdir()] == [filler.name]
         filler.unlink()
@@ -39,3 +42,4 @@ def test_what_can_not_be_replaced_stays(tmp_path, replace):
     assert caught.value.field == str(tmp_path / "folder")
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.errno == errno.EISDIR
+    assert {each.name for each in tmp_path.iterdir()} == {"disk", "folder"}

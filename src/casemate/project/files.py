@@ -86,23 +86,31 @@ def _replace(path: Path, content: bytes, *, file_mode: int, folder_mode: int) ->
     temporary = path.with_name(f".{path.name}.part")
     with _writing(path):
         temporary.unlink(missing_ok=True)
-        _write(temporary, content, file_mode=file_mode, folder_mode=folder_mode)
-        temporary.replace(path)
+        _make(temporary, content, file_mode, folder_mode)
+        try:
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def _write(path: Path, content: bytes, *, file_mode: int, folder_mode: int) -> None:
     with _writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=folder_mode)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file_mode)
-        except FileExistsError as error:
-            raise exists(path) from error
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-        except BaseException:  # half a file is none, and would be in the way of the next attempt
-            path.unlink(missing_ok=True)
-            raise
+        _make(path, content, file_mode, folder_mode)
+
+
+def _make(path: Path, content: bytes, file_mode: int, folder_mode: int) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=folder_mode)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file_mode)
+    except FileExistsError as error:
+        raise exists(path) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+    except BaseException:  # half a file is none, and would be in the way of the next attempt
+        path.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
