@@ -40,9 +40,11 @@ def rekey(path: Path, old: Secret, new: Secret) -> Sha384:
     the old key and the old slot still opens the image.
     """
     try:
-        with path.open("r+b", buffering=0) as file:
+        # O_NONBLOCK: a pipe put in the file's place must not hold us up.
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "r+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            prologue = parse_prologue(file.read(PAYLOAD_START))
+            prologue = parse_prologue(file.read(PAYLOAD_START) or b"")
             header = parse_header(prologue.header)
             content = unwrap_content_key(
                 prologue.slot, old, salt=header.salt, commitment=header.key_commitment
