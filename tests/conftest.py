@@ -18,6 +18,11 @@ settings.load_profile("suite")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# While the tests' own process has servers of gRPC, what it forks runs gRPC's threads until a
+# program is executed, and now and then ends for want of descriptors that Python has closed.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Builds keep what they made in a cache of the run's own, and not in the user's."""
