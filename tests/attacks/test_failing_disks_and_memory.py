@@ -281,6 +281,28 @@ def test_servers_pass_on_what_went_wrong_and_end_with_the_mount(tmp_path: Path) 
     assert descendants(os.getpid()) == []
 
 
+def test_a_listener_that_fails_ends_no_mount(tmp_path: Path) -> None:
+    heard: list[CasemateError] = []
+
+    def listen(error: CasemateError) -> None:
+        heard.append(error)
+        raise ValueError("a listener's own fault")
+
+    info = seal(TREE, KEY, tmp_path / "image")
+    folder = tmp_path / "mnt"
+    folder.mkdir()
+    with (
+        open_image(info.path, KEY) as image,
+        FuseMount(image, folder, on_error=listen, tree=Refused(image)),
+    ):
+        for _ in range(2):
+            with pytest.raises(OSError) as caught:
+                (folder / "b").read_bytes()
+            assert caught.value.errno == errno.EIO
+            wait_until(lambda: bool(heard))
+            heard.clear()
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     for _ in range(500):
         if condition():

@@ -22,7 +22,7 @@ from tests.support.launches import descendants, gone_in_time
 from tests.support.trees import CHUNK, KEY, file, varied
 
 from casemate.image.fuse import fuse_available
-from casemate.image.mounting import MNT_DETACH, MNT_FORCE, umount
+from casemate.image.mounting import MNT_DETACH, MNT_FORCE, MS_BIND, mount, umount
 from casemate.image.seal import seal
 
 _REASON = fuse_available()
@@ -32,7 +32,7 @@ CONTENT = varied(20 * CHUNK)
 TREE = (file("a", CONTENT), file("slow", b"1"))
 
 _START = """
-import os, sys, threading, time
+import os, signal, sys, threading, time
 from pathlib import Path
 from casemate.image.fuse import FuseMount
 from casemate.image.fuse_tree import ImageTree
@@ -40,6 +40,7 @@ from casemate.image.reader import open_image
 from casemate.types import Secret
 
 CHUNK = 65536
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 folder = Path(sys.argv[2])
 
 def say(line):
@@ -71,6 +72,9 @@ class Slow(ImageTree):
             time.sleep(0.5)
             say(b"taken")
             time.sleep(1000)
+        if offset == 12 * CHUNK:
+            say(b"busy")
+            time.sleep(1000)
         return super().read(node, room, offset)
 
 with open_image(Path(sys.argv[1]), Secret(bytes(range(32)))) as image:
@@ -78,6 +82,9 @@ with open_image(Path(sys.argv[1]), Secret(bytes(range(32)))) as image:
         say(b"ready")
         mount.wait()
 """
+
+# The server is busy with another request when that page is asked for: nobody takes this one.
+_STOPS = _STORES.replace("mount.wait()", "signal.sigwait({signal.SIGTERM})")
 
 
 @contextmanager
@@ -133,6 +140,44 @@ def test_a_server_that_stores_what_nobody_asked_for(tmp_path: Path, victim: str)
         assert gone_in_time(ours, 5)
         one.wait(5)
         other.wait(5)  # with an error, or with what was stored
+
+
+@contextmanager
+def stored_into_what_is_asked_for(
+    process: subprocess.Popen[str], tmp_path: Path
+) -> Iterator[tuple[int, ...]]:
+    """Who serves the mount of `process`, while one waits for a request that nobody has taken."""
+    says(process, "ready")
+    other = tmp_path / "other"  # another name, through which whatever hangs can be ended
+    other.mkdir()
+    mount(str(tmp_path / "mnt"), other, None, MS_BIND)
+    mounted = os.open(tmp_path / "mnt" / "a", os.O_RDONLY)
+    try:
+        os.posix_fadvise(mounted, 0, 0, os.POSIX_FADV_RANDOM)
+        for chunk in range(7):
+            os.pread(mounted, 4096, chunk * CHUNK)
+        for offset in (7 * CHUNK, 12 * CHUNK, 8192):
+            os.posix_fadvise(mounted, offset, 4096, os.POSIX_FADV_WILLNEED)  # without a wait
+        says(process, "the last of eight")
+        says(process, "busy")
+        ours = (process.pid, *descendants(process.pid))
+        assert waits_for_the_kernel(ours), "nobody stores: this doesn't test what it means to"
+        yield ours
+    finally:
+        umount(other, MNT_FORCE | MNT_DETACH)
+        with contextlib.suppress(OSError):  # the mount is gone
+            os.close(mounted)
+
+
+def test_unmounted_by_somebody_else_and_stopped_while_something_is_stored(tmp_path: Path) -> None:
+    """The file is still open, so it is still asked for; and the mount has no name any more."""
+    with (
+        program(_STOPS, tmp_path) as process,
+        stored_into_what_is_asked_for(process, tmp_path) as ours,
+    ):
+        umount(tmp_path / "mnt", MNT_DETACH)
+        process.terminate()
+        assert gone_in_time(ours, 3), "who stops waits for who stores"
 
 
 @contextmanager

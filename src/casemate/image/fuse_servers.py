@@ -20,6 +20,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import gc
 import logging
 import os
 import queue
@@ -50,6 +51,7 @@ _MAX_REPORT = 1 << 16
 _REQUEST_ROOM = 1 << 16
 _AWAKE_SECONDS = 300e-6  # a reader takes 50 to 150 from an answer to its next request
 _LISTEN_SECONDS = 5.0
+_REAP_SECONDS = 0.002
 _TELL_SECONDS = 1.0
 _STORED_AT_ONCE = 8  # chunks; waking a thread for each would cost more than it saves
 _MAX_STORES = 2  # such groups that wait; what is more is left to be read again
@@ -100,6 +102,7 @@ class Servers:
         self._pids: list[int] = []
         self._failed: OSError | None = None
         self._init: int | None = None
+        self._forked = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="casemate-fuse", daemon=True)
         try:
@@ -141,12 +144,15 @@ class Servers:
 
     def end(self) -> None:
         """End them; the mount is gone, or never came to be."""
-        for pid in self._pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):  # whoever reaps every child was faster
-                os.waitpid(pid, 0)
-        self._pids.clear()
+        if self._thread.ident is not None:
+            self._forked.wait(_LISTEN_SECONDS)  # starting may have been cut short
+        standby, servers = self._pids[:1], self._pids[1:]
+        _kill(servers)
+        # Who stands by ends by itself. Where somebody else unmounted, and files are still open,
+        # it's needed until no server stores any more.
+        if not _reaped(self._pids, _LISTEN_SECONDS):
+            _kill(standby)
+            _reaped(self._pids, _LISTEN_SECONDS)
         if self._thread.ident is not None:
             self._thread.join(_LISTEN_SECONDS)  # it ends when the last server has
         self._reports.close()
@@ -155,7 +161,10 @@ class Servers:
         try:
             self._fork()
             while report := self._reports.recv(_MAX_REPORT):
-                self._hear(report)
+                try:
+                    self._hear(report)
+                except Exception:  # noqa: BLE001 - the mount ends with this thread
+                    _LOG.exception("an error in a mount can't be told of")
         finally:
             self._ready.set()
 
@@ -174,6 +183,7 @@ class Servers:
         except OSError as error:
             self._failed = error
         finally:
+            self._forked.set()
             self._theirs.close()
             os.close(self._device)
 
@@ -184,6 +194,7 @@ class Servers:
             self._pids.append(pid)
             return
         try:
+            gc.freeze()  # garbage of whoever mounted would close numbers that mean others here
             for number in _IGNORED:  # whoever mounted heeds them, and unmounts
                 signal.signal(number, signal.SIG_IGN)
             _close_all_but({0, 1, 2, self._device, self._theirs.fileno(), *self._keep, *kept})
@@ -203,7 +214,8 @@ class Servers:
 
     def _stand_by(self, answering: int, storing: int) -> None:
         self._theirs.close()
-        os.setsid()  # who kills the others as a group doesn't mean this one
+        os.setsid()  # who kills or stops the others as a group doesn't mean this one
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)  # then it's needed, also if stopped
         os.read(answering, 1)  # until no server is left
         os.set_blocking(self._device, False)
         poll = select.poll()
@@ -246,14 +258,40 @@ class Told:
         )
 
     def _tell(self, message: Mapping[str, str | int]) -> None:
-        with contextlib.suppress(OSError, MemoryError):
+        try:
             self._reports.send(encode_cbor(message)[:_MAX_REPORT])
+        except TimeoutError:
+            self._reports.settimeout(0)  # or every read that fails would wait as long
+        except (OSError, MemoryError):
+            pass
 
 
 def _parsed(message: MapReader) -> CasemateError:
     kind = _KINDS[message.take("cause", int)]
     parts = {name: message.take_optional(name, str) for name in _PARTS}
     return kind(message.take("code", str), message.take("message", str), **parts)
+
+
+def _kill(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _reaped(pids: list[int], seconds: float) -> bool:
+    """Whether all of ``pids`` end in time; those that do are taken off the list."""
+    deadline = time.monotonic() + seconds
+    while True:
+        for pid in tuple(pids):
+            try:
+                ended, _ = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:  # whoever reaps every child was faster
+                ended = pid
+            if ended:
+                pids.remove(pid)
+        if not pids or time.monotonic() > deadline:
+            return not pids
+        time.sleep(_REAP_SECONDS)
 
 
 @contextlib.contextmanager
