@@ -86,6 +86,13 @@ with open_image(Path(sys.argv[1]), Secret(bytes(range(32)))) as image:
 # The server is busy with another request when that page is asked for: nobody takes this one.
 _STOPS = _STORES.replace("mount.wait()", "signal.sigwait({signal.SIGTERM})")
 
+# As the launcher does when its keeper was killed.
+_ENDS_EVERYBODY = (
+    "from casemate.launcher import linux\nlinux.adopt_orphans()\nkeeper = os.fork()\nif keeper:\n"
+    "    signal.sigwait({signal.SIGTERM})\n    os.kill(keeper, signal.SIGKILL)\n"
+    "    linux.end_every_child()\n    sys.exit()\n" + _STORES
+)
+
 
 @contextmanager
 def program(text: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
@@ -178,6 +185,15 @@ def test_unmounted_by_somebody_else_and_stopped_while_something_is_stored(tmp_pa
         umount(tmp_path / "mnt", MNT_DETACH)
         process.terminate()
         assert gone_in_time(ours, 3), "who stops waits for who stores"
+
+
+def test_everybody_is_ended_by_a_launcher_while_something_is_stored(tmp_path: Path) -> None:
+    with (
+        program(_ENDS_EVERYBODY, tmp_path) as process,
+        stored_into_what_is_asked_for(process, tmp_path) as ours,
+    ):
+        process.terminate()
+        assert gone_in_time(ours, 3), "the launcher waits for a server"
 
 
 @contextmanager

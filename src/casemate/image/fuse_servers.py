@@ -44,8 +44,10 @@ from casemate.errors import (
 from casemate.image import fuse_wire as wire
 
 DEVICE = "/dev/fuse"
+STANDS_BY = "casemate-stands"  # the name of the process that does
 _CLONE = 0x8004E500  # FUSE_DEV_IOC_CLONE: another descriptor for the same mount
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _CLONE_FILES = 0x400
 _MAX_REPORT = 1 << 16
 _REQUEST_ROOM = 1 << 16
@@ -216,6 +218,7 @@ class Servers:
         self._theirs.close()
         os.setsid()  # who kills or stops the others as a group doesn't mean this one
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)  # then it's needed, also if stopped
+        _libc.prctl(_PR_SET_NAME, STANDS_BY.encode(), 0, 0, 0)
         os.read(answering, 1)  # until no server is left
         os.set_blocking(self._device, False)
         poll = select.poll()

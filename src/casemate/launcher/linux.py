@@ -6,7 +6,10 @@ import contextlib
 import ctypes
 import os
 import signal
+import time
 from pathlib import Path
+
+from casemate.image.fuse_servers import STANDS_BY
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -28,6 +31,8 @@ _CAPABILITY_VERSION_3 = 0x20080522
 CAP_MKNOD = 27
 CAP_SYS_ADMIN = 21
 CAP_SYS_CHROOT = 18
+
+_PATIENCE_SECONDS = 5.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,18 +64,36 @@ def adopt_orphans() -> None:
 
 
 def end_every_child() -> None:
-    """Kill and reap every child, and whatever we adopt because of it."""
+    """Kill and reap every child, and whatever we adopt because of it.
+
+    Who stands by for a mount ends by itself, once no server of it needs that to end.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     for _ in range(1000):
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:
+            spared = False
             for child in _children():
+                if time.monotonic() < deadline and _stands_by(child):
+                    spared = True
+                    continue
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
+            if spared:
+                time.sleep(0.02)
+                continue
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(-1, 0)
+
+
+def _stands_by(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_bytes() == STANDS_BY.encode() + b"\n"
+    except OSError:
+        return False
 
 
 def _children() -> list[int]:
