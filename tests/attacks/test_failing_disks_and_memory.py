@@ -232,6 +232,54 @@ def test_when_whoever_mounted_is_killed_no_server_holds_the_mount(tmp_path: Path
         assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
 
 
+def test_who_stands_by_ends_also_where_it_was_stopped(tmp_path: Path) -> None:
+    info = seal(TREE, KEY, tmp_path / "image")
+    with served(info.path, tmp_path / "mnt") as mounter:
+        ours = descendants(mounter.pid)
+        for pid in ours:
+            os.kill(pid, signal.SIGSTOP)
+        mounter.kill()
+        assert gone_in_time(ours, 5)
+
+
+_WITH_GARBAGE = """
+import gc, sys
+from pathlib import Path
+from casemate.image.fuse import FuseMount
+from casemate.image.fuse_tree import ImageTree
+from casemate.image.reader import open_image
+from casemate.types import Secret
+
+class Collecting(ImageTree):
+    def read(self, node, room, offset):
+        gc.collect()
+        return super().read(node, room, offset)
+
+gc.collect()
+gc.disable()
+for _ in range(16):
+    owner = [open("/dev/null", "rb", 0)]
+    owner.append(owner)  # only a collection finds it
+del owner
+with open_image(Path(sys.argv[1]), Secret(bytes(range(32)))) as image:
+    with FuseMount(image, Path(sys.argv[2]), servers=1, tree=Collecting(image)):
+        sys.stdout.buffer.write(Path(sys.argv[2], "b").read_bytes())
+"""
+
+
+def test_garbage_of_whoever_mounts_closes_nothing_of_a_server(tmp_path: Path) -> None:
+    """Numbers of descriptors that were somebody's mean others in a server."""
+    info = seal(TREE, KEY, tmp_path / "image")
+    (tmp_path / "mnt").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", _WITH_GARBAGE, str(info.path), str(tmp_path / "mnt")],
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.stdout == b"fine", done.stderr
+
+
 def test_killing_a_server_in_the_middle_of_reads_is_an_error_at_most(tmp_path: Path) -> None:
     info = seal(TREE, KEY, tmp_path / "image")
     wrong: list[int] = []
