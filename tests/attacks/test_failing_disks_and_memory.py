@@ -351,6 +351,39 @@ def test_a_listener_that_fails_ends_no_mount(tmp_path: Path) -> None:
             heard.clear()
 
 
+def test_a_listener_that_blocks_keeps_no_reader_waiting(tmp_path: Path) -> None:
+    """What a server may still tell is soon full; then it tells no more, and answers."""
+    goes_on = threading.Event()
+    info = seal(TREE, KEY, tmp_path / "image")
+    folder = tmp_path / "mnt"
+    folder.mkdir()
+
+    def listen(error: CasemateError) -> None:
+        goes_on.wait(60)
+
+    def read() -> None:
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                (folder / "b").read_bytes()
+
+    with (
+        open_image(info.path, KEY) as image,
+        FuseMount(
+            image,
+            folder,
+            servers=1,
+            on_error=listen,
+            tree=Refused(image),
+        ),
+    ):
+        reader = threading.Thread(target=read)
+        reader.start()
+        reader.join(10)
+        waits = reader.is_alive()
+        goes_on.set()
+    assert not waits
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     for _ in range(500):
         if condition():
