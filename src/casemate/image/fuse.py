@@ -37,7 +37,7 @@ from casemate.image.tree import EntryKind
 _CAP_SYS_ADMIN = 21
 _MOST_SERVERS = 4
 _START_SECONDS = 10.0
-_STOP_SECONDS = 10.0
+_PATIENCE_SECONDS = 300
 _UNKNOWN = frozenset({Op.OPEN, Op.OPENDIR, Op.ACCESS})  # ENOSYS: "don't ask, go ahead"
 _WRITING = frozenset({4, 6, 8, 9, 10, 11, 12, 13, 16, 21, 24, 35, 43, 45, 51})
 _LOG = logging.getLogger(__name__)
@@ -73,6 +73,8 @@ class FuseMount(MountedImage):
             it is logged.
         read_ahead: bytes that the kernel reads ahead, where it lets itself be told.
         servers: how many serve; one a processor by default, at most four.
+        patience: seconds that a request may take before the kernel ends the mount, 15 at least
+            and 15 more until it looks; Linux 6.14 or later, others wait for ever.
         tree: what is shown, by default the image's own.
     """
 
@@ -86,6 +88,7 @@ class FuseMount(MountedImage):
         on_error: OnError | None = None,
         read_ahead: int = 4 * wire.MAX_READ,
         servers: int | None = None,
+        patience: int = _PATIENCE_SECONDS,
         tree: Tree | None = None,
     ) -> None:
         self._image = image
@@ -93,6 +96,7 @@ class FuseMount(MountedImage):
         self._on_error = on_error or _log_error
         self._read_ahead = read_ahead
         self._wanted = servers or _servers_here()
+        self._patience = patience
         self._tree = tree or ImageTree(image)
         self._servers: Servers | None = None
         self._mounted = False
@@ -151,7 +155,9 @@ class FuseMount(MountedImage):
     def _serve(self, descriptor: int, storer: Storer, told: Told) -> None:
         """In a process of its own."""
         self._image.renew_locks()
-        server = _Server(self._image, self._tree, descriptor, storer, told.error)
+        server = _Server(
+            self._image, self._tree, descriptor, storer, told.error, patience=self._patience
+        )
         requests = Requests(descriptor)
         while (request := requests.next()) is not None:
             number = server.answer(request)
@@ -169,11 +175,14 @@ class _Server:
         descriptor: int,
         storer: Storer,
         on_error: OnError,
+        *,
+        patience: int,
     ) -> None:
         self._image = image
         self._tree = tree
         self._descriptor = descriptor
         self._storer = storer
+        self._patience = patience
         self._on_error = on_error
         head = wire.OUT_HEADER.size
         self._reply = page_buffer(head + wire.MAX_READ, head=head)
@@ -220,7 +229,7 @@ class _Server:
     def _handle(self, request: Request, body: memoryview) -> bytes:
         op = request.op
         if op == Op.INIT:
-            return wire.init_reply(body)
+            return wire.init_reply(body, patience=self._patience)
         if op == Op.STATFS:
             return wire.statfs_reply(self._tree.size, len(self._tree))
         if op == Op.DESTROY:

@@ -12,6 +12,8 @@ from hanging, whoever is killed:
 - Servers end with the thread that forked them. It doesn't use the mount, so it ends at once.
 - Where every server is gone, a last process fails what is asked until nobody stores: who stores has
   the mount open, so the kernel would let others wait, and may itself wait for what they had locked.
+- Where that one is gone too, the kernel ends the mount after a while; where it can't, nothing is
+  stored.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from casemate.encoding import MapReader, decode_cbor, encode_cbor
 from casemate.errors import (
@@ -45,6 +48,8 @@ from casemate.image import fuse_wire as wire
 
 DEVICE = "/dev/fuse"
 STANDS_BY = "casemate-stands"  # the name of the process that does
+LATE_REQUESTS_END = Path("/proc/sys/fs/fuse/max_request_timeout")
+"""It is there where the kernel ends a mount that doesn't answer: Linux 6.14 and later."""
 _CLONE = 0x8004E500  # FUSE_DEV_IOC_CLONE: another descriptor for the same mount
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -64,7 +69,6 @@ _KINDS = {
 }
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGALRM)
 _LOG = logging.getLogger(__name__)
-
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _Item = tuple[int, int, memoryview]
@@ -391,7 +395,9 @@ class Storer:
     """A thread that puts decrypted bytes into the kernel's page cache before they are asked for.
 
     A small read costs a whole chunk; the rest of it is then there for the next read. Nothing waits
-    for this thread, and what it can't store is simply read again.
+    for this thread, and what it can't store is simply read again. Where the kernel doesn't end a
+    mount that nobody answers for, nothing is stored: who stores might wait for ever, if everybody
+    who serves is killed at once.
 
     Args:
         device: the mount's descriptor. The thread takes a clone of it.
@@ -403,7 +409,9 @@ class Storer:
         self._keep = keep
         self._group: list[_Item] = []
         self._waiting: queue.SimpleQueue[list[_Item]] = queue.SimpleQueue()
-        self._open = True
+        self._open = LATE_REQUESTS_END.exists()
+        if not self._open:
+            return
         try:
             threading.Thread(target=self._run, name="casemate-fuse-store", daemon=True).start()
         except RuntimeError:  # no more threads; reads are right without it, and slower

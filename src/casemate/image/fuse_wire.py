@@ -21,6 +21,7 @@ OUT_HEADER = struct.Struct("=IiQ")
 READ_IN = struct.Struct("=QQIIQII")
 GETXATTR_IN = struct.Struct("=II")
 INIT_IN = struct.Struct("=IIII")
+_MORE_FLAGS = struct.Struct("=I")  # after it, where the kernel says so
 _INIT_OUT = struct.Struct("=IIIIHHIIHHIIH22x")
 _ATTR = struct.Struct("=QQQQQQIIIIIIIIII")
 _ENTRY = struct.Struct("=QQQQII")
@@ -35,10 +36,11 @@ _FOREVER = 1 << 30  # seconds: an image never changes, so what was told once hol
 _MAJOR, _MINOR, _OLDEST_MINOR = 7, 36, 31
 _ASYNC_READ, _NO_OPEN, _READDIRPLUS, _READDIRPLUS_AUTO = 1 << 0, 1 << 17, 1 << 13, 1 << 14
 _ASYNC_DIO, _PARALLEL_DIROPS, _MAX_PAGES, _CACHE_SYMLINKS = 1 << 15, 1 << 18, 1 << 22, 1 << 23
-_NO_OPENDIR, _EXPLICIT_INVALIDATION = 1 << 24, 1 << 25
+_NO_OPENDIR, _EXPLICIT_INVALIDATION, _EXTENDED = 1 << 24, 1 << 25, 1 << 30
+_REQUEST_TIMEOUT = 1 << 42 - 32
 _WANTED = (
     _ASYNC_READ | _NO_OPEN | _READDIRPLUS | _READDIRPLUS_AUTO | _ASYNC_DIO | _PARALLEL_DIROPS
-    | _MAX_PAGES | _CACHE_SYMLINKS | _NO_OPENDIR | _EXPLICIT_INVALIDATION
+    | _MAX_PAGES | _CACHE_SYMLINKS | _NO_OPENDIR | _EXPLICIT_INVALIDATION | _EXTENDED
 )  # fmt: skip
 
 
@@ -89,8 +91,12 @@ def parse_request(data: memoryview) -> tuple[Request, memoryview]:
     return Request(op, unique, node), data[IN_HEADER.size : length]
 
 
-def init_reply(body: memoryview) -> bytes:
+def init_reply(body: memoryview, *, patience: int) -> bytes:
     """Answer the kernel's offer with what this file system wants of it.
+
+    Args:
+        body: the offer.
+        patience: seconds that a request may take before the kernel ends the mount, if it can.
 
     Raises:
         FuseError: EPROTO for a kernel whose protocol is older than 7.31 (Linux 5.4).
@@ -98,9 +104,10 @@ def init_reply(body: memoryview) -> bytes:
     major, minor, read_ahead, offered = INIT_IN.unpack_from(body)
     if major != _MAJOR or minor < _OLDEST_MINOR:
         raise FuseError(errno.EPROTO)
+    more = _MORE_FLAGS.unpack_from(body, INIT_IN.size)[0] if offered & _EXTENDED else 0
     return _INIT_OUT.pack(
         _MAJOR, _MINOR, max(read_ahead, 4 * MAX_READ), offered & _WANTED,
-        64, 48, 4096, 1_000_000_000, MAX_READ // 4096, 0, 0, 0, 0,
+        64, 48, 4096, 1_000_000_000, MAX_READ // 4096, 0, more & _REQUEST_TIMEOUT, 0, patience,
     )  # fmt: skip
 
 
