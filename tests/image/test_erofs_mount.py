@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
 import subprocess
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from tests.support.attested import wait_until
 from tests.support.erofs import loop_devices, needs_erofs
+from tests.support.launches import descendants
 from tests.support.trees import (
     CHUNK,
     KEY,
@@ -155,6 +157,18 @@ def test_who_waits_is_told_when_somebody_else_unmounts(tmp_path: Path, mountpoin
     with opened(tmp_path, file("a", b"1")) as image, ErofsMount(image, mountpoint) as mount:
         subprocess.run(["umount", str(mountpoint)], check=True)
         mount.wait()
+    wait_until(lambda: loops_of(mountpoint) == [])
+
+
+@needs_erofs
+def test_who_waits_is_told_when_nobody_serves_it_any_more(tmp_path: Path, mountpoint: Path) -> None:
+    with opened(tmp_path, file("a", b"1")) as image, ErofsMount(image, mountpoint) as mount:
+        for server in descendants(os.getpid()):
+            os.kill(server, signal.SIGKILL)
+        began = time.monotonic()
+        mount.wait()
+        assert time.monotonic() - began < 10
+        assert not mount.is_served()
     wait_until(lambda: loops_of(mountpoint) == [])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.failing_calls import failing, needs_failing_calls, number_of_mount, watched
+from tests.support.launches import descendants
 from tests.support.trees import KEY, compare_trees, directory, file, seal_folder
 
 from casemate.image.fuse import fuse_available
@@ -91,6 +93,19 @@ def test_whoever_unmounts_it_ends_it(tmp_path: Path, mountpoint: Path) -> None:
             began = time.monotonic()
             mount.wait()
             assert time.monotonic() - began < 5
+        assert is_free(mountpoint)
+
+
+@needs_mounts
+def test_who_waits_is_told_when_nobody_serves_it_any_more(tmp_path: Path, mountpoint: Path) -> None:
+    info = seal([file("a", b"1")], KEY, tmp_path / "image")
+    with open_image(info.path, KEY) as image:
+        with WritableMount(image, mountpoint) as mount:
+            for server in descendants(os.getpid()):
+                os.kill(server, signal.SIGKILL)
+            began = time.monotonic()
+            mount.wait()
+            assert time.monotonic() - began < 10
         assert is_free(mountpoint)
 
 

@@ -431,6 +431,7 @@ def _hold_open(
             how = f"mounted through {held.through} on" if held.through else "extracted to"
             click.echo(f"{image} is {how} {folder}{why}; Ctrl-C ends it", err=True)
             held.wait()
+        click.echo(f"{folder} is closed: somebody unmounted it, or ended who served it", err=True)
     except KeyboardInterrupt:
         click.echo(f"{folder} is closed", err=True)
 

@@ -50,6 +50,7 @@ class ErofsMount(MountedImage):
         self._on_error = on_error
         self._mounts = contextlib.ExitStack()
         self._device = 0
+        self._below: FuseMount | None = None
 
     def start(self) -> None:
         """Mount. Returns once the tree is there.
@@ -71,6 +72,7 @@ class ErofsMount(MountedImage):
                 self._device = self._mountpoint.stat().st_dev
             except OSError as error:
                 raise _no_erofs(self._mountpoint, error.strerror or str(error)) from error
+            self._below = below
             self._mounts = mounts.pop_all()
 
     def stop(self) -> None:
@@ -78,8 +80,13 @@ class ErofsMount(MountedImage):
         self._mounts.close()
 
     def wait(self) -> None:
-        """Return when the mount is gone, whoever unmounted it."""
-        wait_for_another(self._mountpoint, self._device)
+        """Return when the mount is gone, whoever unmounted it, or nobody serves it any more."""
+        if self._below is not None:
+            wait_for_another(self._mountpoint, self._device, self._below)
+
+    def is_served(self) -> bool:
+        """Whether anybody answers for it."""
+        return self._below is not None and self._below.is_served()
 
     def _mount_device(self) -> None:
         file = os.open(self._mountpoint / DEVICE_NAME, os.O_RDONLY | os.O_CLOEXEC)

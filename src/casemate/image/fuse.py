@@ -148,9 +148,13 @@ class FuseMount(MountedImage):
             self._servers.end()
 
     def wait(self) -> None:
-        """Return when the mount is gone, whoever unmounted it."""
+        """Return when the mount is gone, whoever unmounted it, or nobody serves it any more."""
         if self._servers is not None:
             self._servers.wait()
+
+    def is_served(self) -> bool:
+        """Whether anybody answers for it."""
+        return self._servers is not None and self._servers.serve()
 
     def _serve(self, descriptor: int, storer: Storer, told: Told) -> None:
         """In a process of its own."""

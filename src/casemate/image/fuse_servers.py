@@ -143,9 +143,13 @@ class Servers:
             raise self._failed
         return self._init
 
+    def serve(self) -> bool:
+        """Whether one of them does."""
+        return self._thread.is_alive()
+
     def wait(self) -> None:
         """Return when none serves any more."""
-        while self._thread.is_alive():
+        while self.serve():
             self._thread.join(0.5)  # in steps, so that signals are handled in between
 
     def end(self) -> None:

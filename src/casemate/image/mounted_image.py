@@ -42,10 +42,20 @@ class MountedImage(ABC):
 
     @abstractmethod
     def wait(self) -> None:
-        """Return when the mount is gone, whoever unmounted it."""
+        """Return when the mount is gone, whoever unmounted it, or nobody serves it any more."""
+
+    @abstractmethod
+    def is_served(self) -> bool:
+        """Whether anybody answers for it."""
 
 
-def wait_for_another(mountpoint: Path, device: int) -> None:
-    """Return when something else than the file system ``device`` is seen on a mountpoint."""
-    while mountpoint.stat().st_dev == device:
+def wait_for_another(mountpoint: Path, device: int, below: MountedImage) -> None:
+    """Return when something else than the file system ``device`` is seen on a mountpoint.
+
+    Args:
+        mountpoint: where to look.
+        device: its number.
+        below: what that file system reads from; if nobody serves it any more, this returns too.
+    """
+    while below.is_served() and mountpoint.stat().st_dev == device:
         time.sleep(_POLL_SECONDS)

@@ -74,6 +74,7 @@ class WritableMount(MountedImage):
         self.through = f"{lower.through}, below a layer for changes,"
         self._mounts = contextlib.ExitStack()
         self._device = 0
+        self._below: FuseMount | ErofsMount | None = None
 
     def start(self) -> None:
         """Mount. Returns once the tree is there.
@@ -90,7 +91,8 @@ class WritableMount(MountedImage):
                 raise _no_overlay(place, error) from error
             mounts.callback(_away, place)
             (place / "lower").mkdir()
-            mounts.enter_context(self._lower(self._image, place / "lower", on_error=self._on_error))
+            self._below = self._lower(self._image, place / "lower", on_error=self._on_error)
+            mounts.enter_context(self._below)
             mount_overlay(place, place)
             mounts.callback(_away, place)
             self._device = place.stat().st_dev
@@ -101,8 +103,13 @@ class WritableMount(MountedImage):
         self._mounts.close()
 
     def wait(self) -> None:
-        """Return when the mount is gone, whoever unmounted it."""
-        wait_for_another(self._mountpoint, self._device)
+        """Return when the mount is gone, whoever unmounted it, or nobody serves it any more."""
+        if self._below is not None:
+            wait_for_another(self._mountpoint, self._device, self._below)
+
+    def is_served(self) -> bool:
+        """Whether anybody answers for it."""
+        return self._below is not None and self._below.is_served()
 
 
 def _away(place: Path) -> None:
