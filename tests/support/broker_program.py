@@ -91,8 +91,8 @@ class BrokerFolder:
         """The lines of its audit trail, of some events."""
         return [line for line in audit_lines(self.audit) if line["event"] in events]
 
-    def wait_for_line(self, event: str) -> None:
-        wait_until(lambda: bool(self.lines(event)))
+    def wait_for_lines(self, event: str, count: int) -> None:
+        wait_until(lambda: len(self.lines(event)) >= count)
 
 
 def broker_folder(folder: Path, secrets: Mapping[str, bytes] = SECRETS) -> BrokerFolder:
