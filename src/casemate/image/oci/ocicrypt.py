@@ -243,12 +243,10 @@ class EncryptedLayer:
 
     Args:
         digest: ``sha256:…`` of the ciphertext.
-        size: in bytes.
         annotations: of its descriptor.
     """
 
     digest: str
-    size: int
     annotations: Mapping[str, str]
 
 
@@ -264,13 +262,12 @@ def encrypt_layer(
     """
     key, nonce = Secret(os.urandom(_KEY)), os.urandom(_NONCE)
     stream, mac = _cipher(key, nonce), hmac.new(key.reveal(), digestmod="sha256")
-    plain, written, size = hashlib.sha256(), hashlib.sha256(), 0
+    plain, written = hashlib.sha256(), hashlib.sha256()
     for piece in archive:
         plain.update(piece)
         data = stream.update(piece)
         mac.update(data)
         written.update(data)
-        size += len(data)
         output.write(data)
     public = {"cipher": _CIPHER, "hmac": _base64(mac.digest()), "cipheroptions": {}}
     private = {
@@ -282,7 +279,6 @@ def encrypt_layer(
     envelopes = [json.dumps(_encrypted(data, each)).encode() for each in recipients]
     return EncryptedLayer(
         digest=f"sha256:{written.hexdigest()}",
-        size=size,
         annotations={
             KEYS: ",".join(map(_base64, envelopes)),
             PUBLIC_OPTIONS: _base64(json.dumps(public).encode()),
